@@ -1,0 +1,361 @@
+"""Episodes: which rows of which task are support, and which are query.
+
+An episode is a function of its task's own rows, the `EpisodeSpec` and one integer seed:
+`EpisodeSampler.draw` only picks tasks and seeds at random. No episode depends on which
+others are drawn beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.keys import LAST, random_keys, stream
+from sklmeta.engine.pool import RowPool
+from sklmeta.engine.spec import Count, EpisodeSpec, bounds
+from sklmeta.engine.units import usable_units
+
+__all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool"]
+
+# Positions of a stream: its slots of 2**32 numbers serve the counts of the episode,
+# the choice of classes, and then the choice of rows way by way.
+_SLOT = 2**32
+_COUNTS, _CLASSES, _ROWS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class EpisodeIndex:
+    """Episodes as row numbers of a pool, padded to the longest; B episodes.
+
+    Attributes
+    ----------
+    task : Tensor of shape (B,)
+        Which task of the pool each episode is from.
+    support : Tensor of shape (B, S)
+        Support rows; where masked, some other row of the pool.
+    support_mask : Tensor of bool, shape (B, S)
+        True where a row is real. Real rows come first.
+    query : Tensor of shape (B, Q)
+        Query rows.
+    query_mask : Tensor of bool, shape (B, Q)
+        True where a row is real.
+    support_way, query_way : Tensor of shape (B, S) and (B, Q), or None
+        Way 0..n_way-1 of each row; None unless drawn class by class.
+    n_way : Tensor of shape (B,) or None
+        Number of ways.
+    """
+
+    task: Tensor
+    support: Tensor
+    support_mask: Tensor
+    query: Tensor
+    query_mask: Tensor
+    support_way: Tensor | None = None
+    query_way: Tensor | None = None
+    n_way: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def __getitem__(self, episodes: slice | Tensor) -> EpisodeIndex:
+        """Return some of the episodes, padded as they are here."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return EpisodeIndex(
+            **{k: None if v is None else v[episodes] for k, v in values.items()}
+        )
+
+
+class EpisodeSampler:
+    """Draws episodes from a pool of tasks.
+
+    Parameters
+    ----------
+    pool : RowPool
+        The tasks' rows.
+    spec : EpisodeSpec
+        What an episode is made of. `small_tasks` is applied here, once.
+
+    Attributes
+    ----------
+    task_ids : Tensor of shape (n_usable,)
+        The tasks of the pool that episodes are drawn from.
+
+    Raises
+    ------
+    ValueError
+        If a task is small and ``spec.small_tasks="raise"``, if no task can make an
+        episode, or if `per_class` meets targets that are no class indices.
+
+    Warns
+    -----
+    SmallTaskWarning
+        Once, if some tasks (classes of a class pool) are small.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
+    >>> pool = RowPool(torch.rand(9, 3), torch.rand(9), [0, 4, 9], names=["a", "b"])
+    >>> sampler = EpisodeSampler(pool, EpisodeSpec(n_shot=2))
+    >>> index = sampler.draw(2, torch.Generator().manual_seed(0))
+    >>> episodes = sampler.gather(index)
+    >>> episodes.support.x.shape, episodes.query.x.shape
+    (torch.Size([2, 2, 3]), torch.Size([2, 3, 3]))
+    """
+
+    def __init__(self, pool: RowPool, spec: EpisodeSpec) -> None:
+        self.pool = pool
+        self.spec = spec
+        self._units = usable_units(pool, spec)
+        # Usable units of each task: how many, and where they begin.
+        self._n_units = self._units.task.bincount(minlength=pool.n_tasks)
+        self._first_unit = self._n_units.cumsum(0) - self._n_units
+        self.task_ids = self._n_units.nonzero()[:, 0]
+
+    def draw(self, n_episodes: int, generator: torch.Generator) -> EpisodeIndex:
+        """Draw episodes of random tasks.
+
+        No task comes twice before every usable task has come once.
+
+        Parameters
+        ----------
+        n_episodes : int
+            How many episodes.
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        EpisodeIndex
+            Of length `n_episodes`.
+        """
+        n_tasks = len(self.task_ids)
+        rounds = -(-n_episodes // n_tasks)
+        keys = torch.empty(rounds, n_tasks, dtype=torch.int64)
+        keys.random_(generator=generator)
+        order = keys.topk(min(n_tasks, n_episodes)).indices.flatten()[:n_episodes]
+        return self._episodes(
+            self.task_ids[order], _random_seeds(n_episodes, generator)
+        )
+
+    def all_tasks(self, generator: torch.Generator) -> EpisodeIndex:
+        """Draw one episode of every usable task, in task order.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        EpisodeIndex
+            Of length ``len(task_ids)``.
+        """
+        seeds = _random_seeds(len(self.task_ids), generator)
+        return self._episodes(self.task_ids, seeds)
+
+    def draw_tasks(
+        self, seeds: Mapping[Hashable, int] | Sequence[int] | np.ndarray | Tensor
+    ) -> EpisodeIndex:
+        """Draw the episode that belongs to each usable task's seed, in task order.
+
+        Parameters
+        ----------
+        seeds : sequence of int, length n_tasks, or mapping of task names to int
+            One seed for every task of the pool, usable or not.
+
+        Returns
+        -------
+        EpisodeIndex
+            Of length ``len(task_ids)``. An episode depends on its task's rows and seed
+            alone: not on the other tasks, nor on their order.
+
+        Raises
+        ------
+        ValueError
+            If a task has no seed.
+        """
+        return self._episodes(self.task_ids, self._seeds(seeds)[self.task_ids])
+
+    def gather(self, index: EpisodeIndex) -> Episodes:
+        """Return the rows of episodes, on the pool's device.
+
+        Parameters
+        ----------
+        index : EpisodeIndex
+            Episodes of this sampler's pool.
+
+        Returns
+        -------
+        Episodes
+            `y` holds ways where episodes are drawn class by class, else the pool's.
+        """
+        device = self.pool.device
+        n_way = None if index.n_way is None else index.n_way.to(device)
+
+        def rows(which: Tensor, mask: Tensor, way: Tensor | None) -> Rows:
+            which = which.to(device)
+            y = self.pool.y[which] if way is None else way.to(device)
+            return Rows(self.pool.take(which), y, mask.to(device), n_way)
+
+        return Episodes(
+            support=rows(index.support, index.support_mask, index.support_way),
+            query=rows(index.query, index.query_mask, index.query_way),
+        )
+
+    def _episodes(self, tasks: Tensor, seeds: Tensor) -> EpisodeIndex:
+        """Draw one episode for each task and seed."""
+        streams = stream(seeds)[:, None]  # (B, 1)
+        units, way_mask = self._draw_units(tasks, streams)
+        n_support, n_query = self._row_counts(streams, units, way_mask)
+        rows = self._draw_rows(streams, units, n_support, n_query)  # (B, N, rows)
+
+        columns = torch.arange(rows.shape[2])
+        support = rows[:, :, : int(n_support.max())]
+        after = columns[: int(n_query.max())] + n_support[:, :, None]
+        query = rows.gather(2, after.clamp_(max=rows.shape[2] - 1))
+        support_mask = columns[: support.shape[2]] < n_support[:, :, None]
+        query_mask = columns[: query.shape[2]] < n_query[:, :, None]
+
+        support, support_mask, support_way = _join_ways(support, support_mask)
+        query, query_mask, query_way = _join_ways(query, query_mask)
+        if not self.spec.per_class:
+            return EpisodeIndex(tasks, support, support_mask, query, query_mask)
+        return EpisodeIndex(
+            tasks,
+            support,
+            support_mask,
+            query,
+            query_mask,
+            support_way,
+            query_way,
+            way_mask.sum(1),
+        )
+
+    def _draw_units(self, tasks: Tensor, streams: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the units of each episode, in random order; (B, N) and their mask."""
+        first, available = self._first_unit[tasks], self._n_units[tasks]
+        if not self.spec.per_class:
+            # Every task is one unit.
+            return first[:, None], torch.ones(len(tasks), 1, dtype=torch.bool)
+        n_way = available.clone()
+        if self.spec.n_way is not None:
+            n_way = torch.minimum(self._count(self.spec.n_way, streams, 2)[:, 0], n_way)
+        elif self.pool.is_class_pool:
+            n_way.clamp_(max=5)
+        position = torch.arange(int(available.max()))
+        keys = random_keys(streams, position + _CLASSES * _SLOT)
+        keys.masked_fill_(position >= available[:, None], LAST)
+        order = keys.topk(int(n_way.max()), largest=False).indices  # (B, N)
+        way_mask = position[: order.shape[1]] < n_way[:, None]
+        order = torch.minimum(order, available[:, None] - 1)
+        return first[:, None] + order, way_mask
+
+    def _row_counts(
+        self, streams: Tensor, units: Tensor, way_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return how many support and query rows each unit gives; (B, N) each."""
+        size, n_fixed = self._units.size[units], self._units.n_fixed[units]
+        n_support = torch.minimum(self._count(self.spec.n_shot, streams, 0), size - 1)
+        n_support = torch.where(n_fixed > 0, n_fixed, n_support)
+        n_query = size - n_support
+        if self.spec.n_query is not None:
+            n_query = torch.minimum(self._count(self.spec.n_query, streams, 1), n_query)
+        return n_support * way_mask, n_query * way_mask
+
+    def _draw_rows(
+        self, streams: Tensor, units: Tensor, n_support: Tensor, n_query: Tensor
+    ) -> Tensor:
+        """Order each unit's rows at random, support first; (B, N, rows)."""
+        start, size = self._units.start[units], self._units.size[units]
+        position = torch.arange(int(size.max()))
+        slots = (torch.arange(units.shape[1]) + _ROWS) * _SLOT
+        keys = random_keys(streams[:, :, None], slots[:, None] + position)
+        size = size[:, :, None]
+        keys.masked_fill_(position >= size, LAST)
+        chosen = self._given_support(units, start, position, size, n_support)
+        if chosen is not None:
+            # Negative keys: in front of all random ones, in task order.
+            keys = torch.where(chosen, position - len(position), keys)
+        needed = int((n_support + n_query).max())
+        order = keys.topk(needed, largest=False).indices
+        return self._units.rows[start[:, :, None] + torch.minimum(order, size - 1)]
+
+    def _given_support(
+        self,
+        units: Tensor,
+        start: Tensor,
+        position: Tensor,
+        size: Tensor,
+        n_support: Tensor,
+    ) -> Tensor | None:
+        """Say which rows are support by rule, not by chance; (B, N, rows) or None."""
+        chosen = None
+        if self.spec.support_order == "first":
+            chosen = position < n_support[:, :, None]
+        if self._units.fixed is not None:
+            rows = start[:, :, None] + torch.minimum(position, size - 1)
+            fixed = self._units.fixed[rows] & (position < size)
+            if chosen is not None:
+                # Fixed support rows win over the first rows.
+                chosen = chosen & (self._units.n_fixed[units] == 0)[:, :, None]
+                fixed = fixed | chosen
+            chosen = fixed
+        return chosen
+
+    def _count(self, count: Count, streams: Tensor, which: int) -> Tensor:
+        """Draw a number within its bounds for each episode; (B, 1)."""
+        low, high = bounds(count)
+        if low == high:
+            return torch.full_like(streams, low)
+        position = torch.full((1,), _COUNTS * _SLOT + which)
+        return random_keys(streams, position).remainder_(high - low + 1).add_(low)
+
+    def _seeds(self, seeds: Any) -> Tensor:
+        """Return one seed per task of the pool, wrapped into int64; (n_tasks,)."""
+        if isinstance(seeds, Mapping):
+            missing = [name for name in self.pool.names if name not in seeds]
+            if missing:
+                raise ValueError(f"seeds has none for task {missing[0]!r}.")
+            seeds = [seeds[name] for name in self.pool.names]
+        if len(seeds) != self.pool.n_tasks:
+            raise ValueError(
+                f"got {len(seeds)} seeds for {self.pool.n_tasks} tasks; give one seed "
+                "for every task of the pool."
+            )
+        wrapped = [int(seed) % 2**64 for seed in seeds]
+        return torch.from_numpy(np.array(wrapped, dtype=np.uint64).view(np.int64))
+
+
+def _random_seeds(n_episodes: int, generator: torch.Generator) -> Tensor:
+    return torch.empty(n_episodes, dtype=torch.int64).random_(generator=generator)
+
+
+def _join_ways(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the ways of each episode end to end, real rows first.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (B, N, S)
+        Rows, way by way.
+    mask : Tensor of bool, shape (B, N, S)
+        Which of them are real.
+
+    Returns
+    -------
+    rows, mask, way : Tensor of shape (B, at most N * S)
+        The rows, which are real, and the way of each.
+    """
+    way = torch.arange(rows.shape[1])[:, None].expand(rows.shape)
+    rows, mask, way = rows.flatten(1), mask.flatten(1), way.flatten(1)
+    if bool(mask.all()):
+        return rows, mask, way
+    order = mask.int().argsort(dim=1, descending=True, stable=True)
+    order = order[:, : int(mask.sum(1).max())]
+    return rows.gather(1, order), mask.gather(1, order), way.gather(1, order)

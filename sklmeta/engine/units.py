@@ -1,0 +1,240 @@
+"""The groups of rows that episodes draw from, and what happens to those too small.
+
+A *unit* is what `n_shot` counts in: a task, or one class of a task. A task is drawn
+by drawing from one or several of its units, so both kinds of episodes share all code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklmeta.engine.pool import RowPool
+from sklmeta.engine.spec import EpisodeSpec, bounds
+from sklmeta.exceptions import SmallTaskWarning
+
+__all__ = ["Units", "usable_units"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Groups of rows, ordered by task.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (R,)
+        Pool rows, unit by unit, in task order inside each.
+    task, start, size : Tensor of shape (U,)
+        The task of each unit, and where its rows lie in `rows`.
+    fixed : Tensor of bool, shape (R,), or None
+        Which of `rows` are fixed support rows.
+    n_fixed : Tensor of shape (U,)
+        How many of a unit's rows are fixed support.
+    """
+
+    rows: Tensor
+    task: Tensor
+    start: Tensor
+    size: Tensor
+    fixed: Tensor | None
+    n_fixed: Tensor
+
+    def where(self, keep: Tensor) -> Units:
+        """Return some of the units."""
+        return Units(
+            self.rows,
+            self.task[keep],
+            self.start[keep],
+            self.size[keep],
+            self.fixed,
+            self.n_fixed[keep],
+        )
+
+
+def usable_units(pool: RowPool, spec: EpisodeSpec) -> Units:
+    """Return the units episodes may draw from, after applying `spec.small_tasks`.
+
+    Parameters
+    ----------
+    pool : RowPool
+        Rows of the tasks.
+    spec : EpisodeSpec
+        What episodes are made of.
+
+    Returns
+    -------
+    Units
+        Units of the usable tasks only.
+
+    Raises
+    ------
+    ValueError
+        If a task is small and `spec.small_tasks` is "raise", or no task is usable.
+
+    Warns
+    -----
+    SmallTaskWarning
+        Once, with how many tasks (classes of a class pool) are affected.
+    """
+    units = _class_units(pool) if spec.per_class else _task_units(pool)
+    small, impossible = _too_small(units, pool.n_tasks, bounds(spec.n_shot)[0])
+    ways = _least_ways(spec)
+    small_tasks = _per_task(small, units, pool) > 0
+    small_tasks |= _per_task(~small, units, pool) < ways
+    if spec.small_tasks == "raise" and bool(small_tasks.any()):
+        task = int(small_tasks.int().argmax())
+        raise ValueError(_refusal(pool, spec, units, small, task))
+    if spec.small_tasks == "shrink":
+        keep, ways = ~impossible, min(ways, 2)
+    else:
+        keep = ~small
+    left_out = _per_task(keep, units, pool) < ways
+    if bool(left_out.all()):
+        raise ValueError(_nothing_left(pool, spec, units, keep, ways))
+    if bool(small_tasks.any()):
+        _warn(pool, spec, small, keep, small_tasks, left_out)
+    return units.where(keep & ~left_out[units.task])
+
+
+def _task_units(pool: RowPool) -> Units:
+    """Return every task as one unit."""
+    task = torch.arange(pool.n_tasks)
+    return _units(pool, torch.arange(pool.n_rows), task, pool.offsets)
+
+
+def _class_units(pool: RowPool) -> Units:
+    """Return every class of every task as one unit."""
+    if pool.y.ndim != 1 or pool.y.is_floating_point():
+        raise ValueError(
+            "Episodes are drawn class by class (per_class=True) only from class "
+            f"labels; y is {pool.y.dtype} of shape {tuple(pool.y.shape)}."
+        )
+    y = pool.y.cpu()
+    task = torch.arange(pool.n_tasks).repeat_interleave(pool.offsets.diff())
+    rows = y.argsort(stable=True)
+    rows = rows[task[rows].argsort(stable=True)]
+    y, task = y[rows], task[rows]
+    first = torch.ones(len(rows), dtype=torch.bool)
+    first[1:] = (y[1:] != y[:-1]) | (task[1:] != task[:-1])
+    start = first.nonzero()[:, 0]
+    return _units(
+        pool, rows, task[start], torch.cat([start, start.new_tensor([len(rows)])])
+    )
+
+
+def _units(pool: RowPool, rows: Tensor, task: Tensor, offsets: Tensor) -> Units:
+    start, size = offsets[:-1], offsets.diff()
+    if pool.support is None:
+        return Units(rows, task, start, size, None, torch.zeros_like(size))
+    fixed = pool.support[rows]
+    before = torch.cat([offsets.new_zeros(1), fixed.cumsum(0)])
+    return Units(rows, task, start, size, fixed, before[offsets].diff())
+
+
+def _too_small(units: Units, n_tasks: int, n_shot: int) -> tuple[Tensor, Tensor]:
+    """Say which units are too small for `n_shot`, and which for any episode at all."""
+    n_fixed = units.n_fixed.new_zeros(n_tasks).index_add(0, units.task, units.n_fixed)
+    fixed = n_fixed[units.task] > 0
+    unfit = (units.n_fixed == 0) | (units.n_fixed == units.size)
+    small = torch.where(fixed, unfit, units.size < n_shot + 1)
+    impossible = torch.where(fixed, unfit, units.size < 2)
+    return small, impossible
+
+
+def _least_ways(spec: EpisodeSpec) -> int:
+    if not spec.per_class:
+        return 1
+    return 2 if spec.n_way is None else bounds(spec.n_way)[0]
+
+
+def _per_task(flag: Tensor, units: Units, pool: RowPool) -> Tensor:
+    """Count the units of each task for which `flag` holds."""
+    return units.task[flag].bincount(minlength=pool.n_tasks)
+
+
+def _warn(
+    pool: RowPool,
+    spec: EpisodeSpec,
+    small: Tensor,
+    keep: Tensor,
+    small_tasks: Tensor,
+    left_out: Tensor,
+) -> None:
+    n_shot = bounds(spec.n_shot)[0]
+    need = f"n_shot={n_shot} and one query row"
+    if spec.n_way is not None:
+        need += f", or have too few such classes for n_way={bounds(spec.n_way)[0]}"
+    if pool.is_class_pool and spec.per_class:
+        count, total, kind = int(small.sum()), len(small), "classes"
+        n_out = int((~keep).sum())
+    else:
+        count, total, kind = int(small_tasks.sum()), pool.n_tasks, "tasks"
+        n_out = int(left_out.sum())
+    shrink = spec.small_tasks == "shrink"
+    remedy = "shrinks supports and ways to fit" if shrink else "leaves them out"
+    warnings.warn(
+        f"{count} of {total} {kind} have too few rows for {need}. "
+        f"small_tasks={spec.small_tasks!r} {remedy}; {n_out} {kind} cannot be used. "
+        "Lower n_shot to use all of them alike.",
+        SmallTaskWarning,
+        stacklevel=4,
+    )
+
+
+def _refusal(
+    pool: RowPool, spec: EpisodeSpec, units: Units, small: Tensor, task: int
+) -> str:
+    """Say what the first small task lacks."""
+    n_shot = bounds(spec.n_shot)[0]
+    name = "The class pool" if pool.is_class_pool else f"Task {pool.names[task]!r}"
+    remedy = "or set small_tasks='shrink' or 'drop'."
+    own = (units.task == task) & small
+    if not bool(own.any()):
+        n_classes = int((units.task == task).sum())
+        return (
+            f"{name} has {n_classes} classes, but n_way={_least_ways(spec)} are "
+            f"needed. Lower n_way, {remedy}"
+        )
+    unit = int(own.int().argmax())
+    size, n_fixed = int(units.size[unit]), int(units.n_fixed[unit])
+    if pool.is_class_pool and spec.per_class:
+        what = f"Class {pool.names[int(pool.y[units.rows[units.start[unit]]])]!r}"
+    elif spec.per_class:
+        what = f"A class of task {pool.names[task]!r}"
+    else:
+        what = name
+    if bool((units.n_fixed[units.task == task] > 0).any()):
+        return (
+            f"{what} has {size} rows, {n_fixed} of them fixed support rows; an episode "
+            f"needs fixed support rows and other rows. Mark other rows, {remedy}"
+        )
+    return (
+        f"{what} has {size} rows, but n_shot={n_shot} and one query row need "
+        f"{n_shot + 1}. Lower n_shot, {remedy}"
+    )
+
+
+def _nothing_left(
+    pool: RowPool, spec: EpisodeSpec, units: Units, keep: Tensor, ways: int
+) -> str:
+    """Say what an episode needs and what the best task has."""
+    n_shot = 1 if spec.small_tasks == "shrink" else bounds(spec.n_shot)[0]
+    rows = f"{n_shot} support + 1 query = {n_shot + 1} rows"
+    if spec.per_class:
+        best = int(_per_task(keep, units, pool).max())
+        found = f"the best of {pool.n_tasks} tasks has {best} such classes"
+        needs = f"{ways} classes of {rows} each"
+        if pool.is_class_pool:
+            found = f"the class pool has {best} such classes of {len(pool.names)}"
+    else:
+        needs = rows
+        found = f"the largest of {pool.n_tasks} tasks has {int(units.size.max())}"
+    if bool((units.n_fixed > 0).any()):
+        found += " (rows next to the fixed support count as query only)"
+    return (
+        f"No task can make an episode: it needs {needs}, and {found} "
+        f"(small_tasks={spec.small_tasks!r}). Lower n_shot or n_way, or give more rows."
+    )
