@@ -1,0 +1,21 @@
+"""What every test shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# The suite's tensors are small, and pytest-xdist already keeps every core busy.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_home():
+    """Folder of real data, from SKLMETA_DATA; tests that need it skip without."""
+    folder = os.environ.get("SKLMETA_DATA")
+    if not folder:
+        pytest.skip("real data needed: set SKLMETA_DATA to the folder that holds them")
+    if not Path(folder).is_dir():
+        pytest.skip(f"real data needed: SKLMETA_DATA={folder} is not a folder")
+    return Path(folder)
