@@ -1,0 +1,6 @@
+"""Backbones: torch modules from rows or images to features."""
+
+from sklmeta.backbones.conv import ConvNet
+from sklmeta.backbones.mlp import MLP
+
+__all__ = ["MLP", "ConvNet"]
