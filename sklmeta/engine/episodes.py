@@ -7,8 +7,9 @@ others are drawn beside it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,17 @@ class EpisodeIndex:
         return len(self.task)
 
     def __getitem__(self, episodes: slice | Tensor) -> EpisodeIndex:
-        """Return some of the episodes, padded as they are here."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return EpisodeIndex(
-            **{k: None if v is None else v[episodes] for k, v in values.items()}
-        )
+        """Return some of the episodes, padded to the longest among them."""
+        parts: dict[str, Any] = {"task": self.task[episodes]}
+        for name in ("support", "query"):
+            mask = getattr(self, f"{name}_mask")[episodes]
+            width = int(mask.sum(1).max()) if len(mask) else mask.shape[1]
+            parts[f"{name}_mask"] = mask[:, :width]
+            for part in (name, f"{name}_way"):
+                value = getattr(self, part)
+                parts[part] = None if value is None else value[episodes, :width]
+        n_way = None if self.n_way is None else self.n_way[episodes]
+        return EpisodeIndex(**parts, n_way=n_way)
 
 
 class EpisodeSampler:
@@ -135,6 +142,8 @@ class EpisodeSampler:
         EpisodeIndex
             Of length `n_episodes`.
         """
+        if n_episodes < 1:
+            raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
         n_tasks = len(self.task_ids)
         rounds = -(-n_episodes // n_tasks)
         keys = torch.empty(rounds, n_tasks, dtype=torch.int64)
@@ -161,7 +170,9 @@ class EpisodeSampler:
         return self._episodes(self.task_ids, seeds)
 
     def draw_tasks(
-        self, seeds: Mapping[Hashable, int] | Sequence[int] | np.ndarray | Tensor
+        self,
+        seeds: Mapping[Hashable, int] | Sequence[int] | np.ndarray | Tensor,
+        task_ids: Tensor | None = None,
     ) -> EpisodeIndex:
         """Draw the episode that belongs to each usable task's seed, in task order.
 
@@ -169,19 +180,26 @@ class EpisodeSampler:
         ----------
         seeds : sequence of int, length n_tasks, or mapping of task names to int
             One seed for every task of the pool, usable or not.
+        task_ids : Tensor of shape (B,), default=None
+            Some usable tasks, in any order; None: all of them. Many tasks of very
+            different sizes take less memory in groups of similar size.
 
         Returns
         -------
         EpisodeIndex
-            Of length ``len(task_ids)``. An episode depends on its task's rows and seed
-            alone: not on the other tasks, nor on their order.
+            One episode per task. It depends on the task's rows and seed alone: not on
+            the other tasks, nor on their order.
 
         Raises
         ------
         ValueError
-            If a task has no seed.
+            If a task has no seed, or is not usable.
         """
-        return self._episodes(self.task_ids, self._seeds(seeds)[self.task_ids])
+        if task_ids is None:
+            task_ids = self.task_ids
+        elif not bool(torch.isin(task_ids, self.task_ids).all()):
+            raise ValueError("task_ids must be among the usable ones, .task_ids.")
+        return self._episodes(task_ids, self._seeds(seeds)[task_ids])
 
     def gather(self, index: EpisodeIndex) -> Episodes:
         """Return the rows of episodes, on the pool's device.
@@ -261,9 +279,11 @@ class EpisodeSampler:
         self, streams: Tensor, units: Tensor, way_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return how many support and query rows each unit gives; (B, N) each."""
-        size, n_fixed = self._units.size[units], self._units.n_fixed[units]
+        size = self._units.size[units]
         n_support = torch.minimum(self._count(self.spec.n_shot, streams, 0), size - 1)
-        n_support = torch.where(n_fixed > 0, n_fixed, n_support)
+        if self._units.fixed is not None:
+            n_fixed = self._units.n_fixed[units]
+            n_support = torch.where(n_fixed > 0, n_fixed, n_support)
         n_query = size - n_support
         if self.spec.n_query is not None:
             n_query = torch.minimum(self._count(self.spec.n_query, streams, 1), n_query)
@@ -329,7 +349,7 @@ class EpisodeSampler:
                 f"got {len(seeds)} seeds for {self.pool.n_tasks} tasks; give one seed "
                 "for every task of the pool."
             )
-        wrapped = [int(seed) % 2**64 for seed in seeds]
+        wrapped = [operator.index(seed) % 2**64 for seed in seeds]
         return torch.from_numpy(np.array(wrapped, dtype=np.uint64).view(np.int64))
 
 
@@ -352,9 +372,10 @@ def _join_ways(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, mask, way : Tensor of shape (B, at most N * S)
         The rows, which are real, and the way of each.
     """
-    way = torch.arange(rows.shape[1])[:, None].expand(rows.shape)
+    n_way = rows.shape[1]
+    way = torch.arange(n_way)[:, None].expand(rows.shape)
     rows, mask, way = rows.flatten(1), mask.flatten(1), way.flatten(1)
-    if bool(mask.all()):
+    if n_way == 1 or bool(mask.all()):
         return rows, mask, way
     order = mask.int().argsort(dim=1, descending=True, stable=True)
     order = order[:, : int(mask.sum(1).max())]

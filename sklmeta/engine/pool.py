@@ -127,9 +127,13 @@ class RowPool:
             A pool of one task, whose `y` are class positions 0..n_classes-1.
         """
         sizes = torch.as_tensor(offsets, dtype=torch.int64).diff().cpu()
-        if (sizes < 0).any():
-            raise ValueError("offsets must not fall.")
         x = _tensor(x).to(device)
+        if (sizes < 0).any() or sizes.sum() != len(x):
+            raise ValueError(
+                f"offsets must rise from 0 to the number of rows, {len(x)}."
+            )
+        if len(names) != len(sizes):
+            raise ValueError(f"got {len(names)} names for {len(sizes)} classes.")
         y = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)
         return cls(x, y, [0, len(x)], names=names, is_class_pool=True)
 

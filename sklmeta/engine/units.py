@@ -79,6 +79,8 @@ def usable_units(pool: RowPool, spec: EpisodeSpec) -> Units:
     SmallTaskWarning
         Once, with how many tasks (classes of a class pool) are affected.
     """
+    if pool.is_class_pool and not spec.per_class:
+        raise ValueError("Episodes of a class pool are drawn with per_class=True.")
     units = _class_units(pool) if spec.per_class else _task_units(pool)
     small, impossible = _too_small(units, pool.n_tasks, bounds(spec.n_shot)[0])
     ways = _least_ways(spec)
@@ -163,56 +165,53 @@ def _warn(
     small_tasks: Tensor,
     left_out: Tensor,
 ) -> None:
-    n_shot = bounds(spec.n_shot)[0]
-    need = f"n_shot={n_shot} and one query row"
-    if spec.n_way is not None:
-        need += f", or have too few such classes for n_way={bounds(spec.n_way)[0]}"
-    if pool.is_class_pool and spec.per_class:
-        count, total, kind = int(small.sum()), len(small), "classes"
-        n_out = int((~keep).sum())
+    n_shot, ways = bounds(spec.n_shot)[0], _least_ways(spec)
+    rows = f"fewer than {n_shot + 1} rows (n_shot={n_shot} and one query row)"
+    if pool.is_class_pool:
+        found = f"{int(small.sum())} of {len(small)} classes have {rows}"
+        if int(keep.sum()) < ways:
+            found += f", and {int(keep.sum())} classes are too few for n_way={ways}"
+        lost = f"classes left out altogether: {int((~keep).sum())}"
     else:
-        count, total, kind = int(small_tasks.sum()), pool.n_tasks, "tasks"
-        n_out = int(left_out.sum())
-    shrink = spec.small_tasks == "shrink"
-    remedy = "shrinks supports and ways to fit" if shrink else "leaves them out"
-    warnings.warn(
-        f"{count} of {total} {kind} have too few rows for {need}. "
-        f"small_tasks={spec.small_tasks!r} {remedy}; {n_out} {kind} cannot be used. "
-        "Lower n_shot to use all of them alike.",
-        SmallTaskWarning,
-        stacklevel=4,
-    )
+        found = f"{int(small_tasks.sum())} of {pool.n_tasks} tasks have {rows}"
+        if spec.per_class:
+            found += f" in some class, or fewer than {ways} larger classes"
+        lost = f"tasks left out altogether: {int(left_out.sum())}"
+    if pool.support is not None and bool(pool.support.any()):
+        found += ", or no row besides their fixed support"
+    if spec.small_tasks == "shrink":
+        done = "Their episodes have smaller supports or fewer ways"
+    else:
+        done = "small_tasks='drop' draws from no task or class that small"
+    warnings.warn(f"{found}. {done}; {lost}.", SmallTaskWarning, stacklevel=4)
 
 
 def _refusal(
     pool: RowPool, spec: EpisodeSpec, units: Units, small: Tensor, task: int
 ) -> str:
     """Say what the first small task lacks."""
-    n_shot = bounds(spec.n_shot)[0]
+    own = units.task == task
     name = "The class pool" if pool.is_class_pool else f"Task {pool.names[task]!r}"
     remedy = "or set small_tasks='shrink' or 'drop'."
-    own = (units.task == task) & small
-    if not bool(own.any()):
-        n_classes = int((units.task == task).sum())
+    if not bool((own & small).any()):
         return (
-            f"{name} has {n_classes} classes, but n_way={_least_ways(spec)} are "
-            f"needed. Lower n_way, {remedy}"
+            f"{name} has {int(own.sum())} classes, but an episode needs at least "
+            f"{_least_ways(spec)} (n_way={spec.n_way}). Lower n_way, {remedy}"
         )
-    unit = int(own.int().argmax())
+    unit = int((own & small).int().argmax())
     size, n_fixed = int(units.size[unit]), int(units.n_fixed[unit])
-    if pool.is_class_pool and spec.per_class:
-        what = f"Class {pool.names[int(pool.y[units.rows[units.start[unit]]])]!r}"
+    if pool.is_class_pool:
+        name = f"Class {pool.names[int(pool.y[units.rows[units.start[unit]]])]!r}"
     elif spec.per_class:
-        what = f"A class of task {pool.names[task]!r}"
-    else:
-        what = name
-    if bool((units.n_fixed[units.task == task] > 0).any()):
+        name = f"A class of task {pool.names[task]!r}"
+    if bool((units.n_fixed[own] > 0).any()):
         return (
-            f"{what} has {size} rows, {n_fixed} of them fixed support rows; an episode "
+            f"{name} has {size} rows, {n_fixed} of them fixed support rows; an episode "
             f"needs fixed support rows and other rows. Mark other rows, {remedy}"
         )
+    n_shot = bounds(spec.n_shot)[0]
     return (
-        f"{what} has {size} rows, but n_shot={n_shot} and one query row need "
+        f"{name} has {size} rows, but n_shot={n_shot} and one query row need "
         f"{n_shot + 1}. Lower n_shot, {remedy}"
     )
 
@@ -233,8 +232,8 @@ def _nothing_left(
         needs = rows
         found = f"the largest of {pool.n_tasks} tasks has {int(units.size.max())}"
     if bool((units.n_fixed > 0).any()):
-        found += " (rows next to the fixed support count as query only)"
-    return (
-        f"No task can make an episode: it needs {needs}, and {found} "
-        f"(small_tasks={spec.small_tasks!r}). Lower n_shot or n_way, or give more rows."
-    )
+        found += ", where fixed support leaves no query row"
+    remedy = "Give tasks with more rows"
+    if spec.small_tasks != "shrink":
+        remedy += ", lower n_shot or n_way, or set small_tasks='shrink'"
+    return f"No task can make an episode: it needs {needs}, and {found}. {remedy}."
