@@ -17,9 +17,10 @@ import sklmeta
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "sklmeta").rglob("*.py"))
-MODULES = ["sklmeta"] + sorted(
-    module.name for module in pkgutil.walk_packages(sklmeta.__path__, "sklmeta.")
-)
+MODULES = [
+    "sklmeta",
+    *sorted(m.name for m in pkgutil.walk_packages(sklmeta.__path__, "sklmeta.")),
+]
 
 
 def source_name(path):
@@ -115,7 +116,7 @@ def test_lowest_versions_are_the_floors_of_the_package():
     extras = project()["optional-dependencies"]
     requirements = project()["dependencies"] + extras["plot"] + extras["images"]
     floors = dict(requirement.split(">=") for requirement in requirements)
-    # The registry has no CPU build of every floor of torch: see requirements/lowest.txt.
+    # requirements/lowest.txt says why torch is another matter.
     del floors["torch"]
     lowest = pins(ROOT / "requirements" / "lowest.txt")
     assert {name: lowest.get(name) for name in floors} == floors
