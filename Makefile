@@ -92,7 +92,7 @@ clean:
 # The stamps: an environment is made again only when what it is made from has changed.
 $(STAMP): pyproject.toml requirements/dev.txt
 	$(call make_venv,$(VENV),$(PYTHONS),14)
-	@echo "== $(VENV): torch (the first time this downloads a few hundred MB)"
+	@echo "== $(VENV): torch (a large download; see TORCH_INDEX in the Makefile for a smaller one)"
 	@$(VENV)/bin/python -m pip install $(TORCH_FLAGS) -c requirements/dev.txt torch
 	@echo "== $(VENV): sklmeta and its other dependencies"
 	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c requirements/dev.txt -e '.[dev]'
