@@ -1,0 +1,163 @@
+"""ClassPool: one labelled data set whose classes make few-shot tasks."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklmeta._indexing import PooledTuple
+from sklmeta._pooling import (
+    Container,
+    PooledRows,
+    as_container,
+    as_targets,
+    check_lengths,
+    concat_rows,
+    sorted_groups,
+    take_rows,
+)
+
+
+class ClassPool(PooledTuple):
+    """One labelled data set with many classes, to draw N-way K-shot episodes from.
+
+    The items are classes, so that `KFold` over a pool makes folds without a common
+    class. Indexing follows `TaskSet`, and every index, an int too, gives a ClassPool.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_rows, n_features), (n_rows, height, width) or \
+            (n_rows, height, width, channels)
+        Rows, kept in their container and grouped by class: without a copy if the rows
+        of each class already lie together.
+    y : array-like of shape (n_rows,)
+        Class labels of any kind.
+
+    Raises
+    ------
+    ValueError
+        If `y` are not labels, or there are no rows.
+
+    See Also
+    --------
+    TaskSet : Many small data sets, each with its own rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklmeta.tasks import ClassPool
+    >>> pool = ClassPool(*load_digits(return_X_y=True))
+    >>> pool
+    ClassPool(10 classes, 174 to 183 rows each, rows of shape (64,))
+    >>> pool[7:].classes
+    array([7, 8, 9])
+    """
+
+    _rows: PooledRows
+    _positions: NDArray[np.int64]
+
+    def __new__(cls, X: Any, y: Any) -> Self:
+        """Group the rows by class."""
+        X, y = as_container(X, ""), _as_labels(y)
+        check_lengths(X, y, "")
+        if not len(y):
+            raise ValueError("X and y have no rows; expected at least one.")
+        order, offsets, _ = sorted_groups(y, len(y), what="y")
+        if order is not None:
+            X, y = take_rows(X, order), y[order]
+        rows = PooledRows(X, y, offsets, np.zeros(len(offsets) - 1, dtype=bool))
+        return cls._of_rows(rows)
+
+    @classmethod
+    def _of_rows(cls, rows: PooledRows) -> Self:
+        """Return a pool of rows that lie class after class, without checks."""
+        labels = rows.y[rows.offsets[:-1]].tolist()
+        return cls._make(labels, _rows=rows, _positions=np.arange(len(labels)))
+
+    def _select(self, positions: NDArray[np.int64]) -> Self:
+        if len(np.unique(positions)) < len(positions):
+            raise ValueError(
+                "A class is taken twice; an episode could then ask to tell it from "
+                "itself. Index each class of a ClassPool once."
+            )
+        labels = [tuple.__getitem__(self, i) for i in positions.tolist()]
+        taken = self._positions[positions]
+        return self._make(labels, _rows=self._rows, _positions=taken)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    # Pools with equal labels may hold different rows, so pools compare by identity.
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+
+    def rows(self) -> PooledRows:
+        """Return the rows of these classes, class after class.
+
+        Returns
+        -------
+        rows : PooledRows
+            Its "tasks" are the classes in order; views of the pool where the classes
+            are adjacent in it, else copies.
+        """
+        return self._rows.take(self._positions)
+
+    @property
+    def X(self) -> Container:
+        """Rows of these classes, class after class."""
+        return self.rows().X
+
+    @property
+    def y(self) -> NDArray[Any]:
+        """Labels of the rows of `X`, shape (n_rows,)."""
+        return self.rows().y
+
+    @property
+    def classes(self) -> NDArray[Any]:
+        """Labels of the classes in order of their first appearance in the data."""
+        return self._rows.y[self._rows.offsets[self._positions]]
+
+    def __add__(self, other: Any) -> Self:
+        if not isinstance(other, ClassPool):
+            return self.__radd__(other)
+        both = set(self.classes.tolist()) & set(other.classes.tolist())
+        if both:
+            raise ValueError(
+                f"Both pools have a class {min(both, key=str)!r}; rename it in one, or "
+                "make one pool of all rows if it means the same."
+            )
+        labels = [*self.classes.tolist(), *other.classes.tolist()]
+        return self._of_rows(concat_rows([self.rows(), other.rows()], labels))
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "ClassPool(0 classes)"
+        sizes = self._rows.sizes[self._positions]
+        low, high = sizes.min(), sizes.max()
+        n_classes = "1 class" if len(self) == 1 else f"{len(self)} classes"
+        n_rows = f"{low}" if low == high else f"{low} to {high}"
+        shape = self._rows.row_shape
+        return f"ClassPool({n_classes}, {n_rows} rows each, rows of shape {shape})"
+
+    def __reduce__(self) -> Any:
+        return type(self)._of_rows, (self.rows().detached(),)
+
+
+def _as_labels(y: Any) -> NDArray[Any]:
+    """Return class labels as an array, refusing numbers that are no labels."""
+    y = as_targets(y, "")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(
+            f"y has shape {y.shape}, expected one label per row, (n_rows,)."
+        )
+    if y.dtype.kind == "f" and (np.isinf(y) | (y != np.floor(y)) & ~np.isnan(y)).any():
+        raise ValueError(
+            "y holds fractions, expected class labels. A ClassPool is for "
+            "classification; for regression give tasks, as TaskSet.from_arrays does."
+        )
+    return y

@@ -1,0 +1,519 @@
+"""Task and TaskSet: many small data sets as one value that scikit-learn can split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sklmeta._indexing import PooledTuple, as_positions
+from sklmeta._pooling import (
+    Container,
+    PooledRows,
+    as_container,
+    as_mask,
+    as_targets,
+    check_lengths,
+    concat_rows,
+    pool_rows,
+    slice_rows,
+    sorted_groups,
+    take_rows,
+    task_name,
+)
+from sklmeta._task_tables import (
+    check_columns,
+    count_text,
+    row_text,
+    size_text,
+    task_frame,
+    task_summary,
+)
+
+NO_TASKS = "There are no tasks; expected at least one."
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Rows that many Tasks look into, and their names."""
+
+    rows: PooledRows
+    names: tuple[Any, ...]
+    named: NDArray[np.bool_]  # (T,), False where the name is only a position
+
+
+class Task:
+    """One small supervised problem: a few rows with their targets.
+
+    A Task is immutable and compares by identity. The tasks of a `TaskSet` are views
+    of its rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_rows, n_features), (n_rows, height, width) or \
+            (n_rows, height, width, channels)
+        Rows; numpy, pandas and torch containers are kept as they are.
+    y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+        Labels of any kind, or numbers.
+    name : hashable, default=None
+        Name of the task; without one, a `TaskSet` names it by its position.
+    support : array-like of shape (n_rows,), dtype=bool, default=None
+        Fixed mask of the rows to adapt on (calibration rows); the others are to be
+        predicted. None lets each episode draw its own.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, X and y differ in length, or `support` leaves no row to
+        adapt on or none to predict.
+
+    Examples
+    --------
+    >>> from sklmeta.tasks import Task
+    >>> task = Task([[0.0], [1.0]], [1.0, 3.0], name="Lyon")
+    >>> task
+    Task('Lyon': 2 rows of 1 feature)
+    >>> len(task), task.X.shape
+    (2, (2, 1))
+    """
+
+    __slots__ = ("_pool", "_position")
+    _pool: _Pool
+    _position: int
+
+    def __init__(self, X: Any, y: Any, name: Any = None, *, support: Any = None):
+        name = task_name(name)
+        rows = pool_rows(X, y, names=(name,), support=support)
+        pool = _Pool(rows, (name,), np.array([name is not None]))
+        object.__setattr__(self, "_pool", pool)
+        object.__setattr__(self, "_position", 0)
+
+    @classmethod
+    def _view(cls, pool: _Pool, position: int) -> Task:
+        """Return a task that looks into a pool's rows."""
+        task = object.__new__(cls)
+        object.__setattr__(task, "_pool", pool)
+        object.__setattr__(task, "_position", position)
+        return task
+
+    @property
+    def _slice(self) -> slice:
+        return self._pool.rows.task(self._position)
+
+    @property
+    def X(self) -> Container:
+        """Rows, in the container they came in; shares the pool's memory."""
+        return slice_rows(self._pool.rows.X, self._slice)
+
+    @property
+    def y(self) -> NDArray[Any]:
+        """Targets, shape (n_rows,) or (n_rows, n_outputs)."""
+        return self._pool.rows.y[self._slice]
+
+    @property
+    def support(self) -> NDArray[np.bool_] | None:
+        """Fixed support mask, shape (n_rows,), or None."""
+        rows = self._pool.rows
+        if rows.support is None or not rows.has_support[self._position]:
+            return None
+        return rows.support[self._slice]
+
+    @property
+    def name(self) -> Any:
+        """Name as given; else the position in the TaskSet it was made with, or None."""
+        return self._pool.names[self._position]
+
+    @property
+    def named(self) -> bool:
+        """Whether the name was given, rather than being a position."""
+        return bool(self._pool.named[self._position])
+
+    def __len__(self) -> int:
+        offsets = self._pool.rows.offsets
+        return int(offsets[self._position + 1] - offsets[self._position])
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        raise AttributeError("A Task is immutable.")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f"{self.name!r}: "
+        rows = count_text(len(self), "row")
+        return f"Task({name}{rows} of {row_text(self._pool.rows.row_shape)})"
+
+    def __copy__(self) -> Task:
+        return self
+
+    def __reduce__(self) -> Any:
+        rows = self._pool.rows.take(np.array([self._position])).detached()
+        pool = _Pool(rows, (self.name,), np.array([self.named]))
+        return Task._view, (pool, 0)
+
+
+class TaskSet(PooledTuple):
+    """Many tasks with the same features; the items are tasks, so folds are of tasks.
+
+    An immutable tuple of `Task` with the `shape` and the index rules of a
+    one-dimensional array: an int gives that task; a slice, integers, or a bool mask
+    give a TaskSet that shares the rows in memory and keeps the names. `+` joins sets.
+
+    Parameters
+    ----------
+    tasks : iterable of Task or (X, y) pairs
+        Their rows are pooled (copied) unless they already share a pool. Names that
+        were not given become positions.
+    labels : {"shared", "local"}, default="shared"
+        Whether class labels mean the same in every task ("shared": churned or not) or
+        only inside one ("local": five characters never seen before). Irrelevant for
+        regression.
+
+    Raises
+    ------
+    ValueError
+        If there are no tasks, two have one name, or they differ in their features.
+
+    See Also
+    --------
+    ClassPool : One labelled data set whose classes make the tasks.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklmeta.tasks import TaskSet
+    >>> sales = pd.DataFrame(
+    ...     {
+    ...         "store": ["Lyon", "Lyon", "Nice", "Nice"],
+    ...         "price": [1.0, 2.0, 1.0, 3.0],
+    ...         "units": [9, 7, 5, 2],
+    ...     }
+    ... )
+    >>> tasks = TaskSet.from_frame(sales, target="units", task="store")
+    >>> tasks
+    TaskSet(2 tasks, 2 rows each, 1 feature)
+    >>> tasks[1]
+    Task('Nice': 2 rows of 1 feature)
+    >>> tasks[[1]].names
+    ('Nice',)
+    """
+
+    _pool: _Pool
+    _positions: NDArray[np.int64]
+    labels: str
+
+    def __new__(
+        cls,
+        tasks: Iterable[Task | tuple[Any, Any]],
+        *,
+        labels: Literal["shared", "local"] = "shared",
+    ) -> Self:
+        """Pool the rows of the tasks."""
+        items = [_as_task(item, i) for i, item in enumerate(tasks)]
+        if not items:
+            raise ValueError(NO_TASKS)
+        named = np.array([task.named for task in items])
+        names = _unique_names([task.name for task in items], named)
+        first = items[0]._pool
+        if all(task._pool is first for task in items):
+            rows = first.rows.take(np.array([task._position for task in items]))
+        else:
+            parts = [task._pool.rows.take(np.array([task._position])) for task in items]
+            rows = concat_rows(parts, names)
+        return cls._of_pool(_Pool(rows, names, named), labels)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: Any,
+        groups: Any,
+        *,
+        labels: Literal["shared", "local"] = "shared",
+        support: Any = None,
+    ) -> Self:
+        """Make one task of each group of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features) or of images
+            Rows of all tasks. Kept without a copy if each group's rows are together.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Targets.
+        groups : array-like of shape (n_rows,)
+            Name of each row's task; tasks come in order of first appearance.
+        labels : {"shared", "local"}, default="shared"
+            What class labels mean, see `TaskSet`.
+        support : array-like of shape (n_rows,), dtype=bool, default=None
+            Fixed mask of the rows to adapt on.
+
+        Returns
+        -------
+        tasks : TaskSet
+            The tasks; rows keep their order within each.
+        """
+        X, y = as_container(X, ""), as_targets(y, "")
+        check_lengths(X, y, "")
+        order, offsets, names = sorted_groups(groups, len(X))
+        if order is not None:
+            X, y = take_rows(X, order), y[order]
+            if support is not None:
+                support = as_mask(support, len(order), "")[order]
+        return cls.from_offsets(
+            X, y, offsets, names=names, labels=labels, support=support
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        df: pd.DataFrame,
+        *,
+        target: Any,
+        task: Any,
+        features: Sequence[Any] | None = None,
+        labels: Literal["shared", "local"] = "shared",
+    ) -> Self:
+        """Make one task of each group of rows of a DataFrame.
+
+        Parameters
+        ----------
+        df : DataFrame
+            One row per observation.
+        target : str or list of str
+            Column to predict, or columns.
+        task : str
+            Column that says to which task a row belongs.
+        features : list of str, default=None
+            Columns to predict from; None takes all that are neither target nor task.
+        labels : {"shared", "local"}, default="shared"
+            What class labels mean, see `TaskSet`.
+
+        Returns
+        -------
+        tasks : TaskSet
+            Tasks in order of first appearance; `X` stays a DataFrame.
+        """
+        targets = list(target) if isinstance(target, list) else [target]
+        if features is None:
+            features = [c for c in df.columns if c != task and c not in targets]
+        features = list(features)
+        check_columns(df, [*targets, task], features)
+        y = df[targets] if isinstance(target, list) else df[target]
+        return cls.from_arrays(df[features], y, df[task], labels=labels)
+
+    @classmethod
+    def from_offsets(
+        cls,
+        X: Any,
+        y: Any,
+        offsets: Any,
+        *,
+        names: Sequence[Any] | None = None,
+        labels: Literal["shared", "local"] = "shared",
+        support: Any = None,
+    ) -> Self:
+        """Make a TaskSet of rows that already lie task after task, without a copy.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features) or of images
+            Rows of all tasks.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Targets.
+        offsets : array-like of shape (n_tasks + 1,), dtype=int
+            Task t owns the rows `offsets[t]` to `offsets[t + 1] - 1`.
+        names : sequence of hashable, default=None
+            Names of the tasks; None names them by position.
+        labels : {"shared", "local"}, default="shared"
+            What class labels mean, see `TaskSet`.
+        support : array-like of shape (n_rows,), dtype=bool, default=None
+            Fixed mask of the rows to adapt on.
+
+        Returns
+        -------
+        tasks : TaskSet
+            The tasks; a set of a few is made in tens of microseconds.
+
+        Examples
+        --------
+        >>> TaskSet.from_offsets([[1.0], [2.0], [3.0]], [1, 2, 3], [0, 1, 3])
+        TaskSet(2 tasks, 1 to 2 rows, 1 feature)
+        """
+        n_tasks = len(offsets) - 1
+        if n_tasks < 1:
+            raise ValueError(NO_TASKS)
+        named = np.full(n_tasks, names is not None)
+        if names is None:
+            names = tuple(range(n_tasks))
+        else:
+            names = _unique_names([task_name(name) for name in names], named)
+        rows = pool_rows(X, y, offsets, names=names, support=support)
+        return cls._of_pool(_Pool(rows, names, named), labels)
+
+    @classmethod
+    def _of_pool(cls, pool: _Pool, labels: str) -> Self:
+        """Return all tasks of a pool, without checks."""
+        if labels not in ("shared", "local"):
+            raise ValueError(f"labels must be 'shared' or 'local', got {labels!r}.")
+        n_tasks = len(pool.names)
+        items = [Task._view(pool, position) for position in range(n_tasks)]
+        positions = np.arange(n_tasks)
+        return cls._make(items, _pool=pool, _positions=positions, labels=labels)
+
+    @overload
+    def __getitem__(self, key: int) -> Task: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) is int:
+            return tuple.__getitem__(self, key)
+        positions = as_positions(key, len(self))
+        if isinstance(positions, int):
+            return tuple.__getitem__(self, positions)
+        return self._select(positions)
+
+    def _select(self, positions: NDArray[np.int64]) -> Self:
+        items = [tuple.__getitem__(self, i) for i in positions.tolist()]
+        return self._make(
+            items,
+            _pool=self._pool,
+            _positions=self._positions[positions],
+            labels=self.labels,
+        )
+
+    @property
+    def names(self) -> tuple[Any, ...]:
+        """Names of the tasks, in order; an index that repeats a task repeats it."""
+        names = self._pool.names
+        return tuple(names[i] for i in self._positions.tolist())
+
+    @property
+    def named(self) -> NDArray[np.bool_]:
+        """Which names were given rather than being positions, shape (n_tasks,)."""
+        return self._pool.named[self._positions]
+
+    def rows(self) -> PooledRows:
+        """Return the rows of these tasks in order.
+
+        Returns
+        -------
+        rows : PooledRows
+            Views of the pool where the tasks are adjacent in it, else copies.
+        """
+        return self._pool.rows.take(self._positions)
+
+    def summary(self) -> pd.DataFrame:
+        """Describe each task in one row.
+
+        Returns
+        -------
+        table : DataFrame with the task names as index
+            Columns `n_rows`; `n_support` where masks are fixed; `n_labels` (distinct
+            targets); `y_mean` and `y_std` of numbers. Two or more outputs are numbered.
+        """
+        return task_summary(self.rows(), self.names)
+
+    def to_frame(self, *, target: str = "y", task: str = "task") -> pd.DataFrame:
+        """Return the rows of all tasks in long format.
+
+        Parameters
+        ----------
+        target : str, default="y"
+            Name of the target column; several outputs are numbered: y0, y1, ...
+        task : str, default="task"
+            Name of the column that holds the task's name.
+
+        Returns
+        -------
+        df : DataFrame
+            Columns: task, features (named x0, x1, ... if they had no names), target,
+            and `support` where masks are fixed.
+
+        Raises
+        ------
+        ValueError
+            If X holds images, or a feature has the name of another column.
+        """
+        return task_frame(self.rows(), self.names, target=target, task=task)
+
+    def __add__(self, other: Any) -> Self:
+        if not isinstance(other, TaskSet):
+            return self.__radd__(other)
+        if self.labels != other.labels:
+            raise ValueError(
+                f"Tasks with labels={self.labels!r} and labels={other.labels!r} cannot "
+                "be joined: make both the same with TaskSet(tasks, labels=...)."
+            )
+        named = np.concatenate([self.named, other.named])
+        names = [*self.names, *other.names]
+        both = _given_names(self) & _given_names(other)
+        if both:
+            raise ValueError(
+                f"Both sets have a task named {min(both, key=str)!r}; names must be "
+                "unique to tell tasks apart. Rename one of them."
+            )
+        names = _number_unnamed(names, named)
+        rows = concat_rows([self.rows(), other.rows()], names)
+        return self._of_pool(_Pool(rows, names, named), self.labels)
+
+    def __repr__(self) -> str:
+        if not self:
+            return "TaskSet(0 tasks)"
+        sizes = self._pool.rows.sizes[self._positions]
+        parts = [
+            count_text(len(self), "task"),
+            size_text(sizes),
+            row_text(self._pool.rows.row_shape),
+        ]
+        if self.labels != "shared":
+            parts.append(f"labels={self.labels!r}")
+        return f"TaskSet({', '.join(parts)})"
+
+    def __reduce__(self) -> Any:
+        pool = _Pool(self.rows().detached(), self.names, self.named)
+        return type(self)._of_pool, (pool, self.labels)
+
+
+def _as_task(item: Any, position: int) -> Task:
+    """Return a Task as it is, or make one of an (X, y) pair."""
+    if isinstance(item, Task):
+        return item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError(
+            f"Item {position} is a {type(item).__name__}; expected a Task or an (X, y) "
+            "pair. For rows with task ids use TaskSet.from_arrays(X, y, groups)."
+        )
+    rows = pool_rows(*item, names=(position,))
+    return Task._view(_Pool(rows, (None,), np.array([False])), 0)
+
+
+def _unique_names(names: Sequence[Any], named: NDArray[np.bool_]) -> tuple[Any, ...]:
+    """Refuse names given twice, and number the tasks that have none."""
+    seen: dict[Any, int] = {}
+    for position, (name, given) in enumerate(zip(names, named.tolist(), strict=True)):
+        if given and seen.setdefault(name, position) != position:
+            raise ValueError(
+                f"Tasks {seen[name]} and {position} are both named {name!r}; names "
+                "must be unique to tell tasks apart."
+            )
+    return _number_unnamed(names, named)
+
+
+def _number_unnamed(names: Sequence[Any], named: NDArray[np.bool_]) -> tuple[Any, ...]:
+    """Name tasks by position where no name was given; avoid given names."""
+    if named.all():
+        return tuple(names)
+    given = {name for name, is_given in zip(names, named, strict=True) if is_given}
+    spare = (number for number in count(len(names)) if number not in given)
+    return tuple(
+        name if is_given else (next(spare) if position in given else position)
+        for position, (name, is_given) in enumerate(zip(names, named, strict=True))
+    )
+
+
+def _given_names(tasks: TaskSet) -> set[Any]:
+    return {name for name, given in zip(tasks.names, tasks.named, strict=True) if given}
