@@ -1,9 +1,8 @@
-"""Task and TaskSet: many small data sets as one value that scikit-learn can split."""
+"""TaskSet: many small data sets as one value that scikit-learn can split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, Self, overload
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from sklmeta._indexing import PooledTuple, as_positions
 from sklmeta._pooling import (
-    Container,
     PooledRows,
     as_container,
     as_mask,
@@ -21,11 +19,11 @@ from sklmeta._pooling import (
     check_lengths,
     concat_rows,
     pool_rows,
-    slice_rows,
     sorted_groups,
     take_rows,
     task_name,
 )
+from sklmeta._task import Task, TaskPool
 from sklmeta._task_tables import (
     check_columns,
     count_text,
@@ -36,124 +34,6 @@ from sklmeta._task_tables import (
 )
 
 NO_TASKS = "There are no tasks; expected at least one."
-
-
-@dataclass(frozen=True, eq=False)
-class _Pool:
-    """Rows that many Tasks look into, and their names."""
-
-    rows: PooledRows
-    names: tuple[Any, ...]
-    named: NDArray[np.bool_]  # (T,), False where the name is only a position
-
-
-class Task:
-    """One small supervised problem: a few rows with their targets.
-
-    A Task is immutable and compares by identity. The tasks of a `TaskSet` are views
-    of its rows.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_rows, n_features), (n_rows, height, width) or \
-            (n_rows, height, width, channels)
-        Rows; numpy, pandas and torch containers are kept as they are.
-    y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-        Labels of any kind, or numbers.
-    name : hashable, default=None
-        Name of the task; without one, a `TaskSet` names it by its position.
-    support : array-like of shape (n_rows,), dtype=bool, default=None
-        Fixed mask of the rows to adapt on (calibration rows); the others are to be
-        predicted. None lets each episode draw its own.
-
-    Raises
-    ------
-    ValueError
-        If there are no rows, X and y differ in length, or `support` leaves no row to
-        adapt on or none to predict.
-
-    Examples
-    --------
-    >>> from sklmeta.tasks import Task
-    >>> task = Task([[0.0], [1.0]], [1.0, 3.0], name="Lyon")
-    >>> task
-    Task('Lyon': 2 rows of 1 feature)
-    >>> len(task), task.X.shape
-    (2, (2, 1))
-    """
-
-    __slots__ = ("_pool", "_position")
-    _pool: _Pool
-    _position: int
-
-    def __init__(self, X: Any, y: Any, name: Any = None, *, support: Any = None):
-        name = task_name(name)
-        rows = pool_rows(X, y, names=(name,), support=support)
-        pool = _Pool(rows, (name,), np.array([name is not None]))
-        object.__setattr__(self, "_pool", pool)
-        object.__setattr__(self, "_position", 0)
-
-    @classmethod
-    def _view(cls, pool: _Pool, position: int) -> Task:
-        """Return a task that looks into a pool's rows."""
-        task = object.__new__(cls)
-        object.__setattr__(task, "_pool", pool)
-        object.__setattr__(task, "_position", position)
-        return task
-
-    @property
-    def _slice(self) -> slice:
-        return self._pool.rows.task(self._position)
-
-    @property
-    def X(self) -> Container:
-        """Rows, in the container they came in; shares the pool's memory."""
-        return slice_rows(self._pool.rows.X, self._slice)
-
-    @property
-    def y(self) -> NDArray[Any]:
-        """Targets, shape (n_rows,) or (n_rows, n_outputs)."""
-        return self._pool.rows.y[self._slice]
-
-    @property
-    def support(self) -> NDArray[np.bool_] | None:
-        """Fixed support mask, shape (n_rows,), or None."""
-        rows = self._pool.rows
-        if rows.support is None or not rows.has_support[self._position]:
-            return None
-        return rows.support[self._slice]
-
-    @property
-    def name(self) -> Any:
-        """Name as given; else the position in the TaskSet it was made with, or None."""
-        return self._pool.names[self._position]
-
-    @property
-    def named(self) -> bool:
-        """Whether the name was given, rather than being a position."""
-        return bool(self._pool.named[self._position])
-
-    def __len__(self) -> int:
-        offsets = self._pool.rows.offsets
-        return int(offsets[self._position + 1] - offsets[self._position])
-
-    def __setattr__(self, attribute: str, value: Any) -> None:
-        raise AttributeError("A Task is immutable.")
-
-    __delattr__ = __setattr__  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        name = "" if self.name is None else f"{self.name!r}: "
-        rows = count_text(len(self), "row")
-        return f"Task({name}{rows} of {row_text(self._pool.rows.row_shape)})"
-
-    def __copy__(self) -> Task:
-        return self
-
-    def __reduce__(self) -> Any:
-        rows = self._pool.rows.take(np.array([self._position])).detached()
-        pool = _Pool(rows, (self.name,), np.array([self.named]))
-        return Task._view, (pool, 0)
 
 
 class TaskSet(PooledTuple):
@@ -202,7 +82,7 @@ class TaskSet(PooledTuple):
     ('Nice',)
     """
 
-    _pool: _Pool
+    _pool: TaskPool
     _positions: NDArray[np.int64]
     labels: str
 
@@ -224,7 +104,7 @@ class TaskSet(PooledTuple):
         else:
             parts = [task._pool.rows.take(np.array([task._position])) for task in items]
             rows = concat_rows(parts, names)
-        return cls._of_pool(_Pool(rows, names, named), labels)
+        return cls._of_pool(TaskPool(rows, names, named), labels)
 
     @classmethod
     def from_arrays(
@@ -352,10 +232,10 @@ class TaskSet(PooledTuple):
         else:
             names = _unique_names([task_name(name) for name in names], named)
         rows = pool_rows(X, y, offsets, names=names, support=support)
-        return cls._of_pool(_Pool(rows, names, named), labels)
+        return cls._of_pool(TaskPool(rows, names, named), labels)
 
     @classmethod
-    def _of_pool(cls, pool: _Pool, labels: str) -> Self:
+    def _of_pool(cls, pool: TaskPool, labels: str) -> Self:
         """Return all tasks of a pool, without checks."""
         if labels not in ("shared", "local"):
             raise ValueError(f"labels must be 'shared' or 'local', got {labels!r}.")
@@ -458,7 +338,7 @@ class TaskSet(PooledTuple):
             )
         names = _number_unnamed(names, named)
         rows = concat_rows([self.rows(), other.rows()], names)
-        return self._of_pool(_Pool(rows, names, named), self.labels)
+        return self._of_pool(TaskPool(rows, names, named), self.labels)
 
     def __repr__(self) -> str:
         if not self:
@@ -474,7 +354,7 @@ class TaskSet(PooledTuple):
         return f"TaskSet({', '.join(parts)})"
 
     def __reduce__(self) -> Any:
-        pool = _Pool(self.rows().detached(), self.names, self.named)
+        pool = TaskPool(self.rows().detached(), self.names, self.named)
         return type(self)._of_pool, (pool, self.labels)
 
 
@@ -488,7 +368,7 @@ def _as_task(item: Any, position: int) -> Task:
             "pair. For rows with task ids use TaskSet.from_arrays(X, y, groups)."
         )
     rows = pool_rows(*item, names=(position,))
-    return Task._view(_Pool(rows, (None,), np.array([False])), 0)
+    return Task._view(TaskPool(rows, (None,), np.array([False])), 0)
 
 
 def _unique_names(names: Sequence[Any], named: NDArray[np.bool_]) -> tuple[Any, ...]:

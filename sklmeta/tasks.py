@@ -17,7 +17,8 @@ import pandas as pd
 
 from sklmeta._class_pool import ClassPool
 from sklmeta._pooling import PooledRows
-from sklmeta._task_set import NO_TASKS, Task, TaskSet
+from sklmeta._task import Task
+from sklmeta._task_set import NO_TASKS, TaskSet
 
 __all__ = [
     "ClassPool",
