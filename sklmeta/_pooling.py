@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-Container = np.ndarray | pd.DataFrame | Tensor
+Container: TypeAlias = np.ndarray | pd.DataFrame | Tensor
 
 _REMEDY_1D = (
     "use X.reshape(-1, 1) if it has one feature, X.reshape(1, -1) if it is one row"
@@ -169,9 +169,8 @@ def pool_rows(
     if support is None:
         return PooledRows(X, y, offsets, np.zeros(n_tasks, dtype=bool))
     mask = as_mask(support, len(y), where)
-    rows = PooledRows(X, y, offsets, np.ones(n_tasks, dtype=bool), mask)
-    _check_masks(rows, names)
-    return rows
+    _check_mask_sizes(mask, offsets, names)
+    return PooledRows(X, y, offsets, np.ones(n_tasks, dtype=bool), mask)
 
 
 def check_lengths(X: Container, y: NDArray[Any], where: str) -> None:
@@ -209,15 +208,18 @@ def as_mask(support: Any, n_rows: int, where: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _check_masks(rows: PooledRows, names: Sequence[Any]) -> None:
+def _check_mask_sizes(
+    mask: NDArray[np.bool_], offsets: NDArray[np.int64], names: Sequence[Any]
+) -> None:
     """Refuse fixed support masks that leave a task no support or no query row."""
-    marked = np.add.reduceat(rows.support, rows.offsets[:-1], dtype=np.int64)
-    bad = (marked == 0) | (marked == rows.sizes)
+    marked = np.add.reduceat(mask, offsets[:-1], dtype=np.int64)
+    sizes = np.diff(offsets)
+    bad = (marked == 0) | (marked == sizes)
     if bad.any():
         first = int(np.argmax(bad))
         raise ValueError(
             f"{task_label(names[first])}support marks {marked[first]} of "
-            f"{rows.sizes[first]} rows; it must leave at least one row to adapt on "
+            f"{sizes[first]} rows; it must leave at least one row to adapt on "
             "and one to judge on. Leave such tasks out, or give them no mask."
         )
 
@@ -308,7 +310,9 @@ def group_codes(
             f"{what} is missing (NaN or None) in {len(missing)} rows, first in row "
             f"{missing[0]}; drop those rows first."
         )
-    return codes, [task_name(name) for name in pd.Index(uniques).tolist()]
+    return codes, [
+        task_name(name) for name in pd.Index(uniques, tupleize_cols=False).tolist()
+    ]
 
 
 def task_name(name: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, SupportsIndex, overload
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,8 @@ from sklmeta._pooling import (
 )
 from sklmeta._task import Task, TaskPool
 from sklmeta._task_tables import (
-    check_columns,
     count_text,
+    feature_columns,
     row_text,
     size_text,
     task_frame,
@@ -155,6 +155,7 @@ class TaskSet(PooledTuple):
         target: Any,
         task: Any,
         features: Sequence[Any] | None = None,
+        support: Any = None,
         labels: Literal["shared", "local"] = "shared",
     ) -> Self:
         """Make one task of each group of rows of a DataFrame.
@@ -168,7 +169,9 @@ class TaskSet(PooledTuple):
         task : str
             Column that says to which task a row belongs.
         features : list of str, default=None
-            Columns to predict from; None takes all that are neither target nor task.
+            Columns to predict from; None takes all that are nothing else.
+        support : str, default=None
+            Column of bools that fixes the rows to adapt on.
         labels : {"shared", "local"}, default="shared"
             What class labels mean, see `TaskSet`.
 
@@ -177,13 +180,13 @@ class TaskSet(PooledTuple):
         tasks : TaskSet
             Tasks in order of first appearance; `X` stays a DataFrame.
         """
-        targets = list(target) if isinstance(target, list) else [target]
-        if features is None:
-            features = [c for c in df.columns if c != task and c not in targets]
-        features = list(features)
-        check_columns(df, [*targets, task], features)
-        y = df[targets] if isinstance(target, list) else df[target]
-        return cls.from_arrays(df[features], y, df[task], labels=labels)
+        roles = [*(target if isinstance(target, list) else [target]), task]
+        roles += [] if support is None else [support]
+        features = feature_columns(df, roles, features)
+        mask = None if support is None else df[support].to_numpy()
+        return cls.from_arrays(
+            df[features], df[target], df[task], labels=labels, support=mask
+        )
 
     @classmethod
     def from_offsets(
@@ -245,7 +248,7 @@ class TaskSet(PooledTuple):
         return cls._make(items, _pool=pool, _positions=positions, labels=labels)
 
     @overload
-    def __getitem__(self, key: int) -> Task: ...
+    def __getitem__(self, key: SupportsIndex) -> Task: ...  # type: ignore[overload-overlap]
     @overload
     def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
@@ -293,7 +296,8 @@ class TaskSet(PooledTuple):
         -------
         table : DataFrame with the task names as index
             Columns `n_rows`; `n_support` where masks are fixed; `n_labels` (distinct
-            targets); `y_mean` and `y_std` of numbers. Two or more outputs are numbered.
+            targets that are not floats); `y_mean` and `y_std` of numbers. Several
+            outputs are numbered.
         """
         return task_summary(self.rows(), self.names)
 
@@ -328,15 +332,14 @@ class TaskSet(PooledTuple):
                 f"Tasks with labels={self.labels!r} and labels={other.labels!r} cannot "
                 "be joined: make both the same with TaskSet(tasks, labels=...)."
             )
-        named = np.concatenate([self.named, other.named])
-        names = [*self.names, *other.names]
         both = _given_names(self) & _given_names(other)
         if both:
             raise ValueError(
                 f"Both sets have a task named {min(both, key=str)!r}; names must be "
                 "unique to tell tasks apart. Rename one of them."
             )
-        names = _number_unnamed(names, named)
+        named = np.concatenate([self.named, other.named])
+        names = _number_unnamed([*self.names, *other.names], named)
         rows = concat_rows([self.rows(), other.rows()], names)
         return self._of_pool(TaskPool(rows, names, named), self.labels)
 
@@ -365,7 +368,7 @@ def _as_task(item: Any, position: int) -> Task:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise TypeError(
             f"Item {position} is a {type(item).__name__}; expected a Task or an (X, y) "
-            "pair. For rows with task ids use TaskSet.from_arrays(X, y, groups)."
+            "pair. For rows with task ids use TaskSet.from_arrays or TaskSet.from_frame."
         )
     rows = pool_rows(*item, names=(position,))
     return Task._view(TaskPool(rows, (None,), np.array([False])), 0)

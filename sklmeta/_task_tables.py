@@ -71,11 +71,11 @@ def _features_frame(X: Container) -> pd.DataFrame:
 def _describe(y: NDArray[Any], rows: PooledRows) -> dict[str, NDArray[Any]]:
     """Describe one target column task by task."""
     task = np.repeat(np.arange(len(rows)), rows.sizes)
-    codes, uniques = pd.factorize(y)
-    pairs = np.unique(task[codes >= 0] * len(uniques) + codes[codes >= 0])
-    table = {
-        "n_labels": np.bincount(pairs // max(len(uniques), 1), minlength=len(rows))
-    }
+    table: dict[str, NDArray[Any]] = {}
+    if y.dtype.kind != "f":
+        pairs = pd.DataFrame({"task": task, "label": y}).drop_duplicates()
+        labelled = pairs["task"][pairs["label"].notna()]
+        table["n_labels"] = np.bincount(labelled, minlength=len(rows))
     if y.dtype.kind in "iuf":
         starts = rows.offsets[:-1]
         mean = np.add.reduceat(y.astype(float), starts) / rows.sizes
@@ -84,26 +84,39 @@ def _describe(y: NDArray[Any], rows: PooledRows) -> dict[str, NDArray[Any]]:
     return table
 
 
-def check_columns(df: Any, columns: list[Any], features: list[Any]) -> None:
-    """Refuse a frame that lacks a column, and columns used for two things."""
+def feature_columns(
+    df: Any, roles: Sequence[Any], features: Sequence[Any] | None
+) -> list[Any]:
+    """Return the columns to predict from: those asked for, or all without a role.
+
+    Refuses columns that are not there, and columns asked for twice.
+    """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"Expected a pandas DataFrame, got a {type(df).__name__}.")
-    wanted = [*columns, *features]
-    missing = [column for column in wanted if column not in df.columns]
-    if missing:
-        raise ValueError(
-            f"The DataFrame has no column {missing[0]!r}; it has {list(df.columns)!r}."
+    if any(isinstance(role, (list, dict, set)) for role in roles):
+        raise TypeError(
+            "task and support name one column each; make one of several task columns "
+            "with df.groupby(columns).ngroup()."
         )
-    if not features:
-        raise ValueError("No feature columns are left besides target and task.")
-    chosen = pd.Index(wanted, tupleize_cols=False)
-    twice = chosen[chosen.duplicated()]
-    if len(twice) or not df.columns.is_unique:
-        name = twice[0] if len(twice) else df.columns[df.columns.duplicated()][0]
-        raise ValueError(
-            f"Column {name!r} is there or asked for twice; target, task and features "
-            "must be different columns with unique names."
-        )
+    if not df.columns.is_unique:
+        name = df.columns[df.columns.duplicated()][0]
+        raise ValueError(f"The DataFrame has two columns named {name!r}; rename one.")
+    if features is None:
+        features = [column for column in df.columns if column not in roles]
+    wanted = [*roles, *features]
+    for column in wanted:
+        if column not in df.columns:
+            raise ValueError(
+                f"The DataFrame has no column {column!r}; it has {list(df.columns)!r}."
+            )
+        if wanted.count(column) > 1:
+            raise ValueError(
+                f"Column {column!r} is asked for twice; target, task, support and "
+                "features must be different columns."
+            )
+    if not len(features):
+        raise ValueError("No columns are left to predict from.")
+    return list(features)
 
 
 def count_text(n: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import RandomState
@@ -51,7 +51,7 @@ class TaskKFold(BaseCrossValidator):
     """
 
     # By default scikit-learn's cross-validators mark `groups` as unused.
-    __metadata_request__split = {"groups": True}
+    __metadata_request__split: ClassVar[dict[str, bool]] = {"groups": True}
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class TaskKFold(BaseCrossValidator):
 
 
 def _units(X: Any, groups: Any) -> NDArray[np.intp]:
-    """Number what may not be cut: the tasks, or the groups of items."""
+    """Return for each item the number of its task or group, which is never cut."""
     n_items = X.shape[0] if hasattr(X, "shape") else len(X)
     if groups is not None:
         return group_codes(groups, n_items)[0]
