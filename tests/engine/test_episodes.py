@@ -205,6 +205,30 @@ class TestPerClass:
         # Drawn without replacement, so the variance is below Poisson's.
         assert ((counts - 500) ** 2 / 500).sum() < 29 + 4 * 58**0.5
 
+    def test_choices_inside_an_episode_are_independent(self):
+        """Shots, the first class and the rows of each way: all joints are uniform."""
+        pool = class_pool([4] * 4)
+        sampler = EpisodeSampler(pool, EpisodeSpec((1, 2), (1, 2), 2, per_class=True))
+        index = sampler.draw(3200, rng())
+        second = index.support_mask.sum(1) // 2  # where the second way begins
+        first_row = index.support[:, 0]
+        second_row = index.support.gather(1, second[:, None])[:, 0]
+        shots = second - 1
+        queries = index.query_mask.sum(1) // 2 - 1
+        joints = {
+            "class and row": (pool.y[first_row], 4, first_row % 4, 4),
+            "rows of two ways": (first_row % 4, 4, second_row % 4, 4),
+            "shots and class": (shots, 2, pool.y[first_row], 4),
+            "shots and row": (shots, 2, first_row % 4, 4),
+            "queries and class": (queries, 2, pool.y[first_row], 4),
+            "queries and row": (queries, 2, second_row % 4, 4),
+        }
+        for name, (a, n_a, b, n_b) in joints.items():
+            cells = n_a * n_b
+            counts = torch.bincount(a * n_b + b, minlength=cells).float()
+            chi2 = ((counts - 3200 / cells) ** 2 / (3200 / cells)).sum()
+            assert chi2 < cells - 1 + 4 * (2 * (cells - 1)) ** 0.5, name
+
     def test_the_order_of_a_small_tasks_classes_is_uniform(self):
         pool = class_tasks([[4, 4, 4]])
         index = EpisodeSampler(pool, EpisodeSpec(1, 1, per_class=True)).draw(
@@ -390,6 +414,15 @@ class TestDrawTasks:
         assert equal(sampler.draw_tasks(np.array([-1, 4], np.int32)), expected)
         assert equal(sampler.draw_tasks(torch.tensor([-1, 4])), expected)
         assert not equal(sampler.draw_tasks([1, 4]), expected)
+
+    @pytest.mark.parametrize("step", [1, 2**32, 0x9E3779B97F4A7C15])
+    def test_related_seeds_give_unrelated_episodes(self, step):
+        sampler = EpisodeSampler(task_pool([20] * 1000), EpisodeSpec(1))
+        index = sampler.draw_tasks([i * step for i in range(1000)])
+        first = index.support[:, 0] - 20 * torch.arange(1000)
+        change = (first[1:] - first[:-1]) % 20
+        counts = torch.bincount(change, minlength=20).float()
+        assert ((counts - 999 / 20) ** 2 / (999 / 20)).sum() < 19 + 4 * 38**0.5
 
     def test_some_tasks_in_any_order(self):
         sampler = EpisodeSampler(task_pool([9, 1, 5, 7]), EpisodeSpec(3))
