@@ -1,0 +1,35 @@
+"""Meta-learning with scikit-learn's verbs: fit on many tasks, adapt to a new one."""
+
+from sklmeta.exceptions import (
+    MetaTrainingError,
+    SmallTaskWarning,
+    TaskLeakageWarning,
+)
+from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
+from sklmeta.gradient import MAMLClassifier, MAMLRegressor
+from sklmeta.metric import ProtoNetClassifier
+from sklmeta.tasks import (
+    ClassPool,
+    Task,
+    TaskDistribution,
+    TaskSet,
+    ValidationTasks,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClassPool",
+    "FewShotClassifier",
+    "FewShotRegressor",
+    "MAMLClassifier",
+    "MAMLRegressor",
+    "MetaTrainingError",
+    "ProtoNetClassifier",
+    "SmallTaskWarning",
+    "Task",
+    "TaskDistribution",
+    "TaskLeakageWarning",
+    "TaskSet",
+    "ValidationTasks",
+]

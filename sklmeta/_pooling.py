@@ -357,7 +357,6 @@ def _series_values(y: pd.Series) -> NDArray[Any]:
 def _check_alike(parts: Sequence[PooledRows], names: Sequence[Any]) -> None:
     """Refuse to pool rows of different kinds, naming two tasks that differ."""
     first, start = parts[0], 0
-    numbers = _is_number(first.y)
     for part in parts:
         differs = _difference(first, part)
         if differs:
@@ -365,9 +364,8 @@ def _check_alike(parts: Sequence[PooledRows], names: Sequence[Any]) -> None:
                 f"Task {names[0]!r} and task {names[start]!r} differ: {differs}. "
                 "All tasks of one set need the same features in the same order."
             )
-        if _is_number(part.y) != numbers and object not in (
-            part.y.dtype,
-            first.y.dtype,
+        if "O" not in first.y.dtype.kind + part.y.dtype.kind and (
+            _is_number(part.y) != _is_number(first.y)
         ):
             raise ValueError(
                 f"Task {names[0]!r} has y of type {first.y.dtype} and task "
@@ -382,8 +380,10 @@ def _difference(a: PooledRows, b: PooledRows) -> str:
         return f"rows of shape {a.row_shape} and {b.row_shape}"
     if type(a.X) is not type(b.X):
         return f"X is a {type(a.X).__name__} and a {type(b.X).__name__}"
-    if isinstance(a.X, pd.DataFrame) and not a.X.columns.equals(b.X.columns):
-        return f"columns {list(a.X.columns)} and {list(b.X.columns)}"
+    if isinstance(a.X, pd.DataFrame) and isinstance(b.X, pd.DataFrame):
+        columns, others = a.X.columns, b.X.columns
+        if not columns.equals(others):
+            return f"columns {list(columns)} and {list(others)}"
     if a.y.shape[1:] != b.y.shape[1:]:
         return f"targets of shape {('n', *a.y.shape[1:])} and {('n', *b.y.shape[1:])}"
     return ""

@@ -248,7 +248,7 @@ class TaskSet(PooledTuple):
         return cls._make(items, _pool=pool, _positions=positions, labels=labels)
 
     @overload
-    def __getitem__(self, key: SupportsIndex) -> Task: ...  # type: ignore[overload-overlap]
+    def __getitem__(self, key: SupportsIndex) -> Task: ...
     @overload
     def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
@@ -368,7 +368,7 @@ def _as_task(item: Any, position: int) -> Task:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise TypeError(
             f"Item {position} is a {type(item).__name__}; expected a Task or an (X, y) "
-            "pair. For rows with task ids use TaskSet.from_arrays or TaskSet.from_frame."
+            "pair. Rows with task ids make tasks by from_arrays or from_frame."
         )
     rows = pool_rows(*item, names=(position,))
     return Task._view(TaskPool(rows, (None,), np.array([False])), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,16 +105,17 @@ def feature_columns(
     if features is None:
         features = [column for column in df.columns if column not in roles]
     wanted = [*roles, *features]
-    for column in wanted:
-        if column not in df.columns:
-            raise ValueError(
-                f"The DataFrame has no column {column!r}; it has {list(df.columns)!r}."
-            )
-        if wanted.count(column) > 1:
-            raise ValueError(
-                f"Column {column!r} is asked for twice; target, task, support and "
-                "features must be different columns."
-            )
+    missing = [column for column in wanted if column not in df.columns]
+    if missing:
+        raise ValueError(
+            f"The DataFrame has no column {missing[0]!r}; it has {list(df.columns)!r}."
+        )
+    twice = [column for column, times in Counter(wanted).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"Column {twice[0]!r} is asked for twice; target, task, support and "
+            "features must be different columns."
+        )
     if not len(features):
         raise ValueError("No columns are left to predict from.")
     return list(features)

@@ -44,12 +44,19 @@ class Rows:
         n_way = None if self.n_way is None else self.n_way[tasks]
         return Rows(self.x[tasks], self.y[tasks], self.mask[tasks], n_way)
 
+    def trimmed(self) -> Rows:
+        """Return the same rows without the padding that all tasks share."""
+        longest = int(self.mask.sum(1).max())
+        if longest == self.mask.shape[1]:
+            return self
+        return Rows(
+            self.x[:, :longest], self.y[:, :longest], self.mask[:, :longest], self.n_way
+        )
+
     def to(self, device: torch.device | str) -> Rows:
         """Return the same rows on another device."""
         n_way = None if self.n_way is None else self.n_way.to(device)
-        return Rows(
-            self.x.to(device), self.y.to(device), self.mask.to(device), n_way
-        )
+        return Rows(self.x.to(device), self.y.to(device), self.mask.to(device), n_way)
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,48 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.support)
 
-    def chunks(self, size: int) -> Iterator[Episodes]:
-        """Yield the episodes in runs of at most `size` tasks."""
-        for start in range(0, len(self), size):
-            run = slice(start, start + size)
-            yield Episodes(self.support[run], self.query[run])
+    def __getitem__(self, tasks: slice | Tensor) -> Episodes:
+        """Return some of the episodes."""
+        return Episodes(self.support[tasks], self.query[tasks])
+
+    def parts(self, size: int | None, *, equal_rows: bool) -> Iterator[Episodes]:
+        """Yield the episodes in parts, for learners that cannot take them at once.
+
+        Parameters
+        ----------
+        size : int or None
+            Largest number of tasks in a part; None sets no limit.
+        equal_rows : bool
+            Whether the tasks of a part must have equal numbers of rows, so that no
+            row is padding.
+
+        Yields
+        ------
+        Episodes
+        """
+        for _, part in self.indexed_parts(size, equal_rows=equal_rows):
+            yield part
+
+    def indexed_parts(
+        self, size: int | None, *, equal_rows: bool
+    ) -> Iterator[tuple[Tensor, Episodes]]:
+        """Yield what `parts` does, each after the indices (CPU) of its tasks."""
+        groups = [torch.arange(len(self))]
+        if equal_rows:
+            groups = _equal_counts(self.support.mask, self.query.mask)
+        for tasks in groups:
+            for run in tasks.split(size or len(tasks)):
+                whole = len(run) == len(self)
+                part = self if whole else self[run.to(self.support.x.device)]
+                yield run, part.trimmed() if equal_rows else part
+
+    def trimmed(self) -> Episodes:
+        """Return the same episodes without the padding that all of them share."""
+        return Episodes(self.support.trimmed(), self.query.trimmed())
+
+
+def _equal_counts(*masks: Tensor) -> list[Tensor]:
+    """Return groups of task indices (on the CPU) with equal row counts per mask."""
+    counts = torch.stack([mask.sum(1) for mask in masks], 1).cpu()
+    _, group = counts.unique(dim=0, return_inverse=True)
+    return [(group == g).nonzero().squeeze(1) for g in range(int(group.max()) + 1)]

@@ -1,0 +1,5 @@
+"""Metric-based meta-learners: adaptation by distances in a learned space."""
+
+from sklmeta.metric.protonet import ProtoNet, ProtoNetClassifier
+
+__all__ = ["ProtoNet", "ProtoNetClassifier"]

@@ -1,0 +1,128 @@
+"""Where the episodes of meta-training, early stopping and scoring come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
+from sklmeta.engine.pool import RowPool
+from sklmeta.tasks import ClassPool, TaskDistribution, TaskSet
+
+__all__ = [
+    "batches_of",
+    "endless_batches",
+    "hold_out",
+    "one_pass",
+    "sampled_batches",
+    "scoring_index",
+    "task_seed",
+]
+
+POOL_EPISODES = 200
+HELD_OUT_EPISODES = 100
+TASKS_SAMPLED_AT_ONCE = 1024
+MIN_HELD_OUT_TASKS = 5
+DEFAULT_WAYS = 5
+
+
+def endless_batches(
+    sampler: EpisodeSampler, batch_size: int, generator: torch.Generator
+) -> Iterator[Episodes]:
+    """Yield batches of random tasks for ever."""
+    while True:
+        yield sampler.gather(sampler.draw(batch_size, generator))
+
+
+def one_pass(
+    sampler: EpisodeSampler, batch_size: int, generator: torch.Generator
+) -> Iterator[Episodes]:
+    """Yield batches that hold every task once; of a class pool, about every class."""
+    n_episodes = len(sampler.task_ids)
+    if sampler.pool.is_class_pool:
+        n_way = sampler.spec.n_way or DEFAULT_WAYS
+        widest = n_way if isinstance(n_way, int) else n_way[1]
+        n_episodes = ceil(len(sampler.pool.names) / widest)
+    index = sampler.draw(n_episodes, generator)
+    yield from batches_of(sampler, index, batch_size)
+
+
+def batches_of(
+    sampler: EpisodeSampler, index: EpisodeIndex, batch_size: int
+) -> Iterator[Episodes]:
+    """Yield the episodes of an index, `batch_size` at a time."""
+    for start in range(0, len(index), batch_size):
+        yield sampler.gather(index[start : start + batch_size])
+
+
+def sampled_batches(
+    distribution: TaskDistribution,
+    make_pool: Callable[[TaskSet], RowPool],
+    spec: EpisodeSpec,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Iterator[Episodes]:
+    """Yield batches of fresh tasks for ever.
+
+    Many updates' tasks are sampled and prepared in one go; each is used once.
+    """
+    n_batches = max(1, TASKS_SAMPLED_AT_ONCE // batch_size)
+    while True:
+        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+        tasks = distribution.sample(n_batches * batch_size, seed)
+        sampler = EpisodeSampler(make_pool(tasks), spec)
+        yield from batches_of(sampler, sampler.all_tasks(generator), batch_size)
+
+
+def hold_out(
+    tasks: TaskSet | ClassPool, fraction: float, n_way: Any, seed: int
+) -> tuple[Any, Any]:
+    """Split tasks (classes of a pool) into those to train on and those held out.
+
+    Raises
+    ------
+    ValueError
+        With the arithmetic, if too few remain to train on.
+    """
+    is_pool = isinstance(tasks, ClassPool)
+    if is_pool:
+        low = DEFAULT_WAYS if n_way is None else n_way
+        least = low if isinstance(low, int) else low[1]
+    else:
+        least = MIN_HELD_OUT_TASKS
+    n_held = max(ceil(fraction * len(tasks)), least)
+    n_left = len(tasks) - n_held
+    if n_left < (least if is_pool else 1):
+        unit = "classes" if is_pool else "tasks"
+        raise ValueError(
+            f"early_stopping=True holds out max(ceil({fraction} * {len(tasks)}), "
+            f"{least}) = {n_held} of {len(tasks)} {unit}, which leaves {n_left}: too "
+            "few to train on. Give more, pass validation_tasks= to fit, or use "
+            "early_stopping=False."
+        )
+    order = np.random.default_rng(seed).permutation(len(tasks))
+    return tasks[np.sort(order[n_held:])], tasks[np.sort(order[:n_held])]
+
+
+def scoring_index(sampler: EpisodeSampler, seed: int) -> EpisodeIndex:
+    """Draw the episodes that `score` judges: they depend on seed and names alone."""
+    if sampler.pool.is_class_pool:
+        return sampler.draw(POOL_EPISODES, torch.Generator().manual_seed(seed))
+    return sampler.draw_tasks(task_seeds(sampler.pool.names, seed))
+
+
+def task_seeds(names: Sequence[Any], seed: int) -> list[int]:
+    """Return each task's seed, a stable hash of `seed` and its name."""
+    return [task_seed(name, seed) for name in names]
+
+
+def task_seed(name: Any, seed: int) -> int:
+    """Return a stable hash of a seed and a task's name."""
+    digest = hashlib.blake2b(f"{seed}|{name!s}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")

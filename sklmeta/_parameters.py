@@ -1,0 +1,211 @@
+"""Parameters that all gradient-trained meta-learners share: their docs and checks."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from sklearn.utils import check_scalar
+
+from sklmeta.engine.training import OPTIMIZERS
+
+__all__ = [
+    "check_choice",
+    "check_common_parameters",
+    "check_fraction",
+    "check_integer",
+    "check_positive",
+    "resolve_device",
+    "with_common_parameters",
+]
+
+COMMON_PARAMETERS = """\
+n_way : int, (int, int) or None, default=None
+    Ways of a training episode, with local labels: a number, a range drawn per episode,
+    or None for all classes of the task (5 for a `ClassPool`).
+
+n_shot : int or (int, int), default=5
+    Support rows of an episode: per class with local labels, per task with shared
+    labels and in regression. `score` uses it too.
+
+n_query : int, (int, int) or None, default=15
+    At most this many query rows of a training episode, counted like `n_shot`; None
+    means all other rows.
+
+support_order : {"random", "first"}, default="random"
+    "first" takes the first `n_shot` rows of a task as support and only later rows as
+    query, for data in time order.
+
+small_tasks : {"shrink", "drop", "raise"}, default="shrink"
+    What to do with tasks that have no query row left after `n_shot` support rows: use
+    fewer support rows, leave the task out, or refuse.
+
+image_shape : tuple of int, default=None
+    (H, W) or (H, W, C): rows of `X` are flattened images of that shape.
+
+normalize_x : bool, default=True
+    Scale features of tables to mean 0 and standard deviation 1 over the meta-training
+    tasks. Images are left alone (uint8 is scaled to [0, 1]).
+
+outer_lr : float, default=1e-3
+    Step size of the outer loop.
+
+optimizer : {"adam", "adamw", "rmsprop", "sgd"} or torch optimizer class, \
+default="adam"
+    Optimizer of the outer loop.
+
+batch_size : int, default=16
+    Tasks per meta-update.
+
+max_iter : int, default=1000
+    Number of meta-updates.
+
+eval_every : int, default=100
+    Meta-updates per epoch: one row of `history_`, one line of progress, one look at
+    held-out tasks.
+
+early_stopping : bool, default=False
+    Hold tasks out, stop when their loss no longer falls, and keep the best weights.
+
+validation_fraction : float, default=0.1
+    Share of tasks to hold out for early stopping (at least 5 tasks, or `n_way`
+    classes), unless `fit` gets `validation_tasks`.
+
+n_iter_no_change : int, default=10
+    Epochs without improvement before early stopping.
+
+callbacks : list of skorch callbacks, default=None
+    Called during meta-training.
+
+device : str or torch.device, default="auto"
+    Where to compute; "auto" is "cuda" where there is one, else "cpu".
+
+warm_start : bool, default=False
+    Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.
+
+random_state : int, RandomState instance or None, default=None
+    Seed of weights and episodes. An int gives the same result every time.
+
+verbose : int, default=0
+    Print a line per epoch if not 0.
+"""
+
+COMMON_ATTRIBUTES = """\
+learner_ : torch.nn.Module
+    The meta-learned torch learner.
+
+history_ : skorch.history.History
+    One row per epoch: `train_loss`, `dur` and, with held-out tasks, `valid_loss`.
+
+n_iter_ : int
+    Number of meta-updates made.
+
+n_features_in_ : int
+    Number of features seen during `fit`.
+
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Names of the features; only if `X` had string column names.
+
+adapted_ : few-shot estimator
+    What the last `adapt` returned; `predict` uses it.
+"""
+
+Class = TypeVar("Class", bound=type)
+
+
+def with_common_parameters(cls: Class) -> Class:
+    """Write the shared parameters and attributes into a class docstring.
+
+    The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
+    """
+    doc = cls.__doc__ or ""
+    for mark, text in (
+        ("<common parameters>", COMMON_PARAMETERS),
+        ("<common attributes>", COMMON_ATTRIBUTES),
+    ):
+        doc = doc.replace(mark, text.rstrip().replace("\n", "\n    ").lstrip())
+    cls.__doc__ = "\n".join(line.rstrip() for line in doc.split("\n"))
+    return cls
+
+
+def check_common_parameters(estimator: Any) -> None:
+    """Check the shared parameters of an estimator; episodes check their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter, what was got and what is expected.
+    """
+    for name in ("batch_size", "max_iter", "eval_every", "n_iter_no_change"):
+        check_integer(name, getattr(estimator, name), 1)
+    check_positive("outer_lr", estimator.outer_lr)
+    check_fraction("validation_fraction", estimator.validation_fraction)
+    _check_optimizer(estimator.optimizer)
+    shape = estimator.image_shape
+    if shape is not None and (
+        not isinstance(shape, (tuple, list))
+        or len(shape) not in (2, 3)
+        or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape)
+    ):
+        raise ValueError(f"image_shape must be (H, W) or (H, W, C), got {shape!r}.")
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        return
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer must be one of {sorted(OPTIMIZERS)} or a torch.optim.Optimizer "
+            f"class, got {optimizer!r}."
+        )
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raise TypeError or ValueError unless `value` is an integer >= `least`."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    check_scalar(value, name, numbers.Integral, min_val=least)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless `value` is a finite number above 0."""
+    check_scalar(value, name, numbers.Real, min_val=0, include_boundaries="neither")
+    if not value < float("inf"):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless `value` is a number between 0 and 1."""
+    check_scalar(
+        value, name, numbers.Real, min_val=0, max_val=1, include_boundaries="neither"
+    )
+
+
+def resolve_device(device: Any) -> torch.device:
+    """Return the torch device that `device` names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except Exception as error:
+        raise ValueError(
+            f"device={device!r} is not available here: {error} Use device='auto' or "
+            "'cpu'."
+        ) from error
+    return resolved

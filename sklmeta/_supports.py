@@ -1,0 +1,137 @@
+"""Support and query rows of many tasks as one padded batch, and predictions back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from sklmeta._parameters import resolve_device
+from sklmeta._pooling import concat_rows, pool_rows
+from sklmeta._preparation import Preparation
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.pool import RowPool
+from sklmeta.exceptions import MetaTrainingError
+from sklmeta.tasks import TaskSet
+
+__all__ = ["SupportBatch", "encode_supports"]
+
+
+@dataclass(frozen=True)
+class SupportBatch:
+    """Episodes of given supports and queries, and how to read their outputs.
+
+    Attributes
+    ----------
+    episodes : Episodes
+        Targets in the learner's units; query targets hold zeros.
+    classes : list of ndarray, or None
+        Each task's classes (local labels), in the order of its ways.
+    level, spread : Tensor of shape (T, 1, n_outputs), or None
+        Each task's target scale, with ``normalize_y="task"``.
+    """
+
+    preparation: Preparation
+    names: Sequence[Any]
+    episodes: Episodes
+    classes: list[NDArray[Any]] | None = None
+    level: Tensor | None = None
+    spread: Tensor | None = None
+
+    def decode(self, outputs: Tensor) -> list[NDArray[Any]]:
+        """Return each task's predictions, from outputs (T, Q, ·) on the CPU."""
+        sizes = self.episodes.query.mask.sum(1).tolist()
+        for name, size, own in zip(self.names, sizes, outputs, strict=True):
+            if torch.isnan(own[:size]).any():
+                raise MetaTrainingError(
+                    f"Adapting to task {name!r} gave numbers that are not "
+                    "finite. Lower inner_lr or inner_steps."
+                )
+        if not self.preparation.settings.classifies:
+            decoded = self.preparation.decode_targets(self._in_units(outputs).numpy())
+            return [own[:size] for own, size in zip(decoded, sizes, strict=True)]
+        best = outputs.nan_to_num().argmax(-1).numpy()
+        shared = self.preparation.classes
+        return [
+            (shared if shared is not None else self.classes[task])[best[task, :size]]
+            for task, size in enumerate(sizes)
+        ]
+
+    def _in_units(self, outputs: Tensor) -> Tensor:
+        if self.level is None or self.spread is None:
+            return outputs
+        return outputs * self.spread.cpu() + self.level.cpu()
+
+
+def encode_supports(
+    meta: Any, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
+) -> SupportBatch:
+    """Return the padded batch of supports and queries for a fitted meta-learner.
+
+    Raises
+    ------
+    ValueError
+        If rows do not fit the meta-training tasks; the message names the task.
+    """
+    if len(tasks) != len(query_Xs):
+        raise ValueError(
+            f"got {len(tasks)} support tasks and {len(query_Xs)} entries of query_Xs; "
+            "give one entry of query rows per task."
+        )
+    preparation, device = meta._preparation, resolve_device(meta.device)
+    pool = preparation.pool(tasks, device)
+    query_pool = _query_pool(meta, query_Xs, tasks.names, device)
+    classes, n_way = None, None
+    y = pool.y
+    if preparation.labels == "local":
+        classes, codes = _local_codes(tasks)
+        y = torch.from_numpy(codes).to(device)
+        n_way = torch.tensor([len(own) for own in classes], device=device)
+    support = _padded(pool, y, n_way)
+    query = _padded(query_pool, y.new_zeros(query_pool.n_rows, *y.shape[1:]), n_way)
+    episodes = Episodes(support, query)
+    if preparation.task_targets is None:
+        return SupportBatch(preparation, tasks.names, episodes, classes)
+    level, spread = preparation.task_targets.scale(support)
+    episodes = preparation.task_targets.standardise(episodes)
+    return SupportBatch(preparation, tasks.names, episodes, None, level, spread)
+
+
+def _query_pool(
+    meta: Any, query_Xs: Sequence[ArrayLike], names: Sequence[Any], device: torch.device
+) -> RowPool:
+    """Return the query rows of every task on the device, without targets."""
+    parts = [
+        pool_rows(X, np.zeros(len(X)), names=[name])
+        for X, name in zip(query_Xs, names, strict=True)
+    ]
+    rows = concat_rows(parts, names)
+    meta._preparation.check_width(meta, rows)
+    x = meta._preparation.checked_features(rows, list(names))
+    y = np.zeros(len(x), dtype=np.int64)
+    return RowPool.from_tasks(x, y, rows.offsets, names, None, device)
+
+
+def _local_codes(tasks: TaskSet) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
+    """Return each task's sorted classes, and every row's position among them."""
+    rows = tasks.rows()
+    pairs = [
+        np.unique(rows.y[rows.task(t)], return_inverse=True) for t in range(len(rows))
+    ]
+    codes = np.concatenate([codes for _, codes in pairs]).astype(np.int64)
+    return [classes for classes, _ in pairs], codes
+
+
+def _padded(pool: RowPool, y: Tensor, n_way: Tensor | None) -> Rows:
+    """Return all rows of every task of a pool, padded to the longest task."""
+    sizes = pool.offsets.diff()
+    position = torch.arange(int(sizes.max()))
+    mask = position < sizes[:, None]
+    index = pool.offsets[:-1, None] + torch.minimum(position, sizes[:, None] - 1)
+    index = index.clamp_(max=pool.n_rows - 1).to(pool.device)
+    return Rows(pool.take(index), y[index], mask.to(pool.device), n_way)

@@ -1,0 +1,123 @@
+"""Adapting and predicting without gradients, for any number of tasks.
+
+Tables are predicted in double precision: single-precision matrix products depend on
+how many rows they are given, and a row's prediction must not.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.learner import Learner, State
+from sklmeta.engine.mapping import tasks_per_pass
+
+__all__ = ["adapt", "predict", "run_episodes"]
+
+ROWS_PER_BLOCK = 512
+VALUES_PER_PASS = 2**24
+
+_doubles: WeakKeyDictionary[Learner, Learner] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def _lock_of(learner: Learner) -> threading.RLock:
+    """Return the lock of the learner's weights.
+
+    Functional calls swap a module's weights while they run, so that two threads must
+    not use one module at the same time. Views made by `with_options` share modules.
+    """
+    anchor = next(learner.children(), learner)
+    with _guard:
+        return _locks.setdefault(anchor, threading.RLock())
+
+
+def _in_double(learner: Learner) -> Learner:
+    """Return a double-precision copy of the learner with the learner's options."""
+    anchor = next(learner.children(), learner)
+    with _guard:
+        if anchor not in _doubles:
+            _doubles[anchor] = copy.deepcopy(learner).double()
+        double = _doubles[anchor]
+    options = {name: getattr(learner, name) for name in learner.adaptation_options}
+    return double.with_options(**options)
+
+
+def adapt(learner: Learner, support: Rows) -> State:
+    """Adapt without keeping a graph."""
+    with _lock_of(learner), torch.no_grad():
+        return learner.adapt(support)
+
+
+def predict(learner: Learner, state: State, x: Tensor) -> Tensor:
+    """Return outputs (T, Q, N) for x (T, Q, *F), in blocks of query rows.
+
+    With `transductive` learners the whole query batch is one block, since its
+    statistics matter.
+    """
+    if x.dim() == 3:  # rows of a table: (T, Q, F)
+        learner = _in_double(learner)
+        state = pytree.tree_map(_to_double, state)
+        x = x.double()
+    whole = getattr(learner, "transductive", False) and learner.needs_equal_rows
+    blocks = [x] if whole else x.split(ROWS_PER_BLOCK, dim=1)
+    with _lock_of(learner), torch.no_grad():
+        return torch.cat([learner.predict(state, block) for block in blocks], dim=1)
+
+
+def _to_double(leaf: Any) -> Any:
+    floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return leaf.double() if floating else leaf
+
+
+def run_episodes(learner: Learner, episodes: Episodes) -> Tensor:
+    """Adapt to every episode's support and predict its query rows.
+
+    Returns
+    -------
+    Tensor of shape (T, Q, N) or (T, Q, n_outputs)
+        On the CPU; rows beyond a task's own query rows hold NaN.
+    """
+    outputs: Tensor | None = None
+    position = torch.arange(len(episodes), device=episodes.support.x.device)
+    size = _tasks_at_once(learner, episodes)
+    equal = learner.needs_equal_rows
+    for tasks, part in episodes.indexed_parts(size, equal_rows=equal):
+        state = adapt(learner, part.support)
+        part_outputs = predict(learner, state, part.query.x).cpu()
+        if outputs is None:
+            shape = (len(position), episodes.query.x.shape[1], part_outputs.shape[2])
+            outputs = part_outputs.new_full(shape, torch.nan)
+        outputs = _widened(outputs, part_outputs.shape[2])
+        n_query, n_ways = part_outputs.shape[1:]
+        outputs[tasks, :n_query, :n_ways] = part_outputs
+        if n_ways < outputs.shape[2]:
+            outputs[tasks, :n_query, n_ways:] = -torch.inf
+    assert outputs is not None
+    return outputs
+
+
+def _widened(outputs: Tensor, n_ways: int) -> Tensor:
+    """Return `outputs` with room for `n_ways`, absent ways -inf."""
+    missing = n_ways - outputs.shape[2]
+    if missing <= 0:
+        return outputs
+    return torch.nn.functional.pad(outputs, (0, missing), value=-torch.inf)
+
+
+def _tasks_at_once(learner: Learner, episodes: Episodes) -> int:
+    """Return how many tasks fit one pass."""
+    x, query = episodes.support.x, episodes.query.x
+    if tasks_per_pass(learner, x.device) == 1:
+        return 1
+    per_task = (x.shape[1] + query.shape[1]) * x[0, 0].numel()
+    weights = sum(p.numel() for p in learner.parameters())
+    return max(1, VALUES_PER_PASS // max(per_task + weights, 1))

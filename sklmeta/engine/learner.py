@@ -1,0 +1,111 @@
+"""The protocol of every torch meta-learner: adapt, predict, meta_loss.
+
+A learner is an `nn.Module` whose parameters are the meta-learned weights. It works on
+batches of T tasks and knows nothing of scikit-learn, episodes' origin or training.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sklmeta.backbones.normalization import uses_batch_statistics
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.losses import cross_entropy, squared_error
+
+__all__ = ["Learner", "State", "way_mask"]
+
+State = Any
+"""What `adapt` returns: a tree (dict, tuple) of tensors whose leading axis is T."""
+
+
+def way_mask(n_way: Tensor, n_ways: int) -> Tensor:
+    """Return which of `n_ways` padded ways each task has, of shape (T, N)."""
+    return torch.arange(n_ways, device=n_way.device) < n_way.unsqueeze(-1)
+
+
+class Learner(nn.Module):
+    """Base of the torch meta-learners.
+
+    Subclasses write `adapt` and `predict`; `meta_loss` follows from them. Attributes
+    named in `adaptation_options` are read at adaptation time and can be changed on a
+    shared copy by `with_options` without touching the weights.
+    """
+
+    adaptation_options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__()
+        if task_type not in ("classification", "regression"):
+            raise ValueError(
+                "task_type must be 'classification' or 'regression', got "
+                f"{task_type!r}."
+            )
+        self.task_type = task_type
+
+    def adapt(self, support: Rows) -> State:
+        """Return the state of each task after seeing its support rows.
+
+        Parameters
+        ----------
+        support : Rows
+            x (T, S, *F), y (T, S) or (T, S, n_outputs), mask (T, S), n_way (T,).
+
+        Returns
+        -------
+        State
+            A tree of tensors, leading axis T.
+        """
+        raise NotImplementedError
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Return the outputs of adapted tasks for query rows.
+
+        Parameters
+        ----------
+        state : State
+            What `adapt` returned.
+        x : Tensor of shape (T, Q, *F)
+
+        Returns
+        -------
+        Tensor of shape (T, Q, N) or (T, Q, n_outputs)
+            Logits, with -inf for ways that a task does not have; or numbers.
+        """
+        raise NotImplementedError
+
+    def meta_loss(self, episodes: Episodes) -> Tensor:
+        """Return the loss of each episode's query rows after adaptation, (T,)."""
+        query = episodes.query
+        return self.loss(self.predict(self.adapt(episodes.support), query.x), query)
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """Return the masked loss of `outputs` on `rows`, (T,)."""
+        function = (
+            cross_entropy if self.task_type == "classification" else squared_error
+        )
+        return function(outputs, rows.y, rows.mask)
+
+    def with_options(self, **options: Any) -> Self:
+        """Return a learner that shares these weights and adapts with `options`."""
+        unknown = set(options) - set(self.adaptation_options)
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no adaptation option {sorted(unknown)}; "
+                f"it has {list(self.adaptation_options)}."
+            )
+        view = copy.copy(self)
+        for name, value in options.items():
+            setattr(view, name, value)
+        return view
+
+    @property
+    def needs_equal_rows(self) -> bool:
+        """Whether padded rows would enter a statistic (batch normalisation).
+
+        The engine then hands over tasks in groups of equal shape, without padding.
+        """
+        return uses_batch_statistics(self)

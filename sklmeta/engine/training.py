@@ -1,0 +1,228 @@
+"""The outer loop: skorch's training loop, with episode batches for batches.
+
+An epoch is `eval_every` meta-updates; each ends with one row of the history and, where
+there are held-out tasks, with their loss on fixed episodes. skorch's callbacks,
+history and progress table come along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+import torch
+from sklearn import config_context
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping
+from skorch.history import History
+from torch import Tensor, nn
+
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.exceptions import MetaTrainingError
+
+__all__ = ["OPTIMIZERS", "TrainingOptions", "TrainingResult", "meta_train"]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+FUSED = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the estimators' parameters of the same names."""
+
+    optimizer: str | type[torch.optim.Optimizer] = "adam"
+    outer_lr: float = 1e-3
+    n_updates: int = 1000
+    eval_every: int = 100
+    patience: int | None = None
+    callbacks: Sequence[Any] = ()
+    verbose: int = 0
+    remedy: str = "Lower outer_lr."
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run of the outer loop leaves behind."""
+
+    history: History
+    n_updates: int
+    optimizer_state: dict[str, Any] = field(repr=False)
+    interrupted: KeyboardInterrupt | None = None
+
+
+class _NoCriterion(nn.Module):
+    """skorch asks for a criterion; learners bring their own meta-loss."""
+
+
+class _EpisodeNet(NeuralNet):
+    """skorch net whose batches are `Episodes` and whose module is a learner."""
+
+    remedy = ""
+    n_updates_done = 0
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        return X, y
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        return dataset
+
+    def train_step_single(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
+        self._set_training(True)
+        total = torch.zeros((), device=batch.support.x.device)
+        for part in self._parts(batch):
+            loss = self.module_.meta_loss(part).sum() / len(batch)
+            loss.backward()
+            total += loss.detach()
+        self._refuse_non_finite(total)
+        return {"loss": total, "y_pred": None}
+
+    def train_step(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
+        step = super().train_step(batch, **fit_params)
+        self.n_updates_done += 1
+        return step
+
+    def validation_step(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
+        self._set_training(False)
+        with torch.no_grad():
+            total = sum(
+                self.module_.meta_loss(part).sum() / len(batch)
+                for part in self._parts(batch)
+            )
+        return {"loss": total, "y_pred": None}
+
+    def _parts(self, batch: Episodes) -> Iterator[Episodes]:
+        size = tasks_per_pass(self.module_, batch.support.x.device)
+        return batch.parts(size, equal_rows=self.module_.needs_equal_rows)
+
+    def _refuse_non_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise MetaTrainingError(
+                f"The meta-training loss became {loss.item()} at meta-update "
+                f"{self.n_updates_done + 1}. {self.remedy}"
+            )
+
+
+@dataclass(frozen=True)
+class _Updates:
+    """`n_updates` batches from a stream, in epochs of `eval_every`.
+
+    Each iteration over it is one epoch.
+    """
+
+    stream: Iterator[Episodes]
+    n_updates: int
+    eval_every: int
+    taken: list[int] = field(default_factory=lambda: [0])
+
+    def __iter__(self) -> Iterator[Episodes]:
+        for _ in range(min(self.eval_every, self.n_updates - self.taken[0])):
+            self.taken[0] += 1
+            yield next(self.stream)
+
+
+def meta_train(
+    learner: Learner,
+    stream: Iterator[Episodes],
+    validation: Sequence[Episodes] | None,
+    options: TrainingOptions,
+    optimizer_state: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Train `learner` in place on the episodes of `stream`.
+
+    Parameters
+    ----------
+    learner : Learner
+        Trained in place; left in evaluation mode.
+    stream : iterator of Episodes
+        One batch per meta-update.
+    validation : sequence of Episodes or None
+        Fixed episodes of held-out tasks, judged after every epoch.
+    options : TrainingOptions
+    optimizer_state : dict, default=None
+        State of the optimizer of an earlier run, to go on with.
+
+    Returns
+    -------
+    TrainingResult
+        With `interrupted` set if Ctrl-C ended the run.
+
+    Raises
+    ------
+    MetaTrainingError
+        If the loss or a weight stops being finite.
+    """
+    net = _make_net(learner, options)
+    net.initialize()
+    if optimizer_state is not None:
+        net.optimizer_.load_state_dict(optimizer_state)
+    interrupted = None
+    with config_context(enable_metadata_routing=False):
+        net.notify("on_train_begin", X=None, y=None)
+        try:
+            net.fit_loop(
+                _Updates(stream, options.n_updates, options.eval_every),
+                validation,
+                epochs=ceil(options.n_updates / options.eval_every),
+            )
+        except KeyboardInterrupt as error:
+            interrupted = None if _stopped_early(net) else error
+        net.notify("on_train_end", X=None, y=None)
+    learner.eval()
+    _refuse_non_finite_weights(learner, options.remedy)
+    return TrainingResult(
+        net.history, net.n_updates_done, net.optimizer_.state_dict(), interrupted
+    )
+
+
+def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
+    callbacks: list[Any] = list(options.callbacks)
+    if options.patience is not None:
+        stopping = EarlyStopping(patience=options.patience, load_best=True)
+        callbacks.append(("early_stopping", stopping))
+    optimizer = options.optimizer
+    settings: dict[str, Any] = {}
+    if isinstance(optimizer, str):
+        if optimizer in FUSED:
+            settings["optimizer__fused"] = True
+        optimizer = OPTIMIZERS[optimizer]
+    net = _EpisodeNet(
+        learner,
+        criterion=_NoCriterion,
+        optimizer=optimizer,
+        lr=options.outer_lr,
+        train_split=None,
+        callbacks=callbacks,
+        verbose=options.verbose,
+        device=None,
+        **settings,
+    )
+    net.remedy = options.remedy
+    return net
+
+
+def _stopped_early(net: NeuralNet) -> bool:
+    """Whether a callback ended training: skorch's raise KeyboardInterrupt for that."""
+    callbacks: list[Callback] = [callback for _, callback in net.callbacks_]
+    return any(
+        callback.misses_ >= callback.patience
+        for callback in callbacks
+        if isinstance(callback, EarlyStopping)
+    )
+
+
+def _refuse_non_finite_weights(learner: Learner, remedy: str) -> None:
+    for name, weight in learner.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise MetaTrainingError(
+                f"The meta-learned weights {name!r} are not finite after "
+                f"meta-training. {remedy}"
+            )

@@ -1,0 +1,277 @@
+r"""Prototypical networks: nearest class mean in a meta-learned feature space.
+
+With features :math:`f_\phi` the prototype of way :math:`k` is the mean of its support
+rows (equation 1 of the paper), and query rows are classified by a softmax over
+distances (equation 2):
+
+.. math:: c_k = \frac{1}{|S_k|} \sum_{(x_i, y_i) \in S_k} f_\phi(x_i), \qquad
+          p(y = k \mid x) = \mathrm{softmax}_k(-d(f_\phi(x), c_k) / \tau).
+
+Deviations from the paper
+-------------------------
+- A temperature :math:`\tau` divides the distances: 1 for squared Euclidean distances,
+  as in the paper; 0.1 for cosine distances, which a softmax could not tell apart
+  otherwise.
+- With labels that mean the same in all tasks, a class without support rows in a task
+  gets probability 0 there, and its query rows stay out of the meta-training loss.
+
+References
+----------
+Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS 2017,
+arXiv:1703.05175.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sklmeta._parameters import check_choice, check_positive, with_common_parameters
+from sklmeta.base import BaseMetaLearner, MetaClassifierMixin
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.learner import Learner, State
+
+METRICS = ("sqeuclidean", "cosine")
+
+
+class ProtoNet(Learner):
+    """Prototypical network as a torch module.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_outputs : int or None
+        Number of classes (shared labels), None for local labels.
+    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
+        Distance between features and prototypes.
+    temperature : float, default=None
+        Divides the distances; None means 1 for "sqeuclidean" and 0.1 for "cosine".
+    """
+
+    adaptation_options = ("metric", "temperature")
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_outputs: int | None,
+        *,
+        metric: str = "sqeuclidean",
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__("classification")
+        self.backbone = backbone
+        self.n_outputs = n_outputs
+        self.metric = metric
+        self.temperature = temperature
+
+    def adapt(self, support: Rows) -> State:
+        """Return the prototypes of each task.
+
+        Parameters
+        ----------
+        support : Rows
+            x (T, S, *F), y (T, S), mask (T, S), n_way (T,) with local labels.
+
+        Returns
+        -------
+        dict
+            "prototypes" (T, N, n_features) and "ways" (T, N), True where a way has
+            support rows.
+        """
+        return self._prototypes(self._embed(support.x), support)
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Return logits: negative distances to the prototypes over the temperature.
+
+        Parameters
+        ----------
+        state : dict
+            What `adapt` returned.
+        x : Tensor of shape (T, Q, *F)
+
+        Returns
+        -------
+        Tensor of shape (T, Q, N)
+            -inf for ways without support rows.
+        """
+        return self._logits(state, self._embed(x))
+
+    def meta_loss(self, episodes: Episodes) -> Tensor:
+        """Return the query loss of each episode, (T,).
+
+        Support and query rows pass the backbone in one call, as in the paper's code:
+        in training, batch normalisation sees the whole episode.
+        """
+        support, query = episodes.support, episodes.query
+        n_support = support.x.shape[1]
+        features = self._embed(torch.cat([support.x, query.x], 1))
+        state = self._prototypes(features[:, :n_support], support)
+        logits = self._logits(state, features[:, n_support:])
+        seen = state["ways"].gather(1, query.y)
+        answerable = Rows(query.x, query.y, query.mask & seen, query.n_way)
+        return self.loss(logits, answerable)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Map (T, S, *F) to (T, S, n_features), episodes apart where they matter."""
+        if self.training and self.needs_equal_rows:
+            return torch.stack([self.backbone(rows) for rows in x])
+        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _prototypes(self, features: Tensor, support: Rows) -> State:
+        n_ways = self.n_outputs
+        if n_ways is None:
+            if support.n_way is None:
+                raise ValueError(
+                    "ProtoNet with local labels (n_outputs=None) needs Rows.n_way, "
+                    "the number of ways of each task."
+                )
+            n_ways = int(support.n_way.max())
+        member = F.one_hot(support.y, n_ways) * support.mask.unsqueeze(-1)  # (T, S, N)
+        member = member.to(features.dtype)
+        count = member.sum(1)  # (T, N)
+        total = member.transpose(1, 2) @ features  # (T, N, n_features)
+        prototypes = total / count.clamp(min=1).unsqueeze(-1)  # equation (1)
+        return {"prototypes": prototypes, "ways": count > 0}
+
+    def _logits(self, state: State, features: Tensor) -> Tensor:
+        """Equation (2), features (T, Q, n_features) to (T, Q, N)."""
+        prototypes = state["prototypes"]
+        if self.metric == "cosine":
+            unit = F.normalize(features, dim=-1)
+            similarity = unit @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+            distance = 1 - similarity
+        else:
+            offsets = features.unsqueeze(2) - prototypes.unsqueeze(1)
+            distance = offsets.square().sum(-1)
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 0.1 if self.metric == "cosine" else 1.0
+        logits = -distance / temperature
+        return logits.masked_fill(~state["ways"].unsqueeze(1), -torch.inf)
+
+
+@with_common_parameters
+class ProtoNetClassifier(MetaClassifierMixin, BaseMetaLearner):
+    """Classifier that compares rows with class means in a meta-learned space.
+
+    Prototypical networks [1]_: no gradient steps at adaptation, any number of ways,
+    and usually the first thing to try for few-shot classification.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function of the input shape that
+        returns one, "identity" for rows that are features already, or None for an MLP
+        (rows) or a four-block convolution net (images).
+
+    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
+        Distance between features and class means. Read when adapting.
+
+    temperature : float, default=None
+        Divides the distances; None means 1 for "sqeuclidean" and 0.1 for "cosine".
+        Read when adapting.
+
+    <common parameters>
+
+    Attributes
+    ----------
+    <common attributes>
+
+    classes_ : ndarray of shape (n_classes,)
+        Shared labels; with local labels, each adapted estimator has its own.
+
+    See Also
+    --------
+    MAMLClassifier : Adapts by gradient steps.
+
+    References
+    ----------
+    .. [1] J. Snell, K. Swersky, R. Zemel, "Prototypical Networks for Few-shot
+       Learning", NeurIPS 2017, arXiv:1703.05175.
+
+    Examples
+    --------
+    >>> from sklmeta import ProtoNetClassifier
+    >>> from sklmeta.datasets import load_digits_pool
+    >>> pool = load_digits_pool()
+    >>> meta = ProtoNetClassifier(max_iter=20, random_state=0).fit(pool[:5])
+    >>> new = pool[5:]
+    >>> meta.adapt(new.X[:40], new.y[:40]).predict(new.X[40:45]).shape
+    (5,)
+    """
+
+    _adaptation_parameters = ("metric", "temperature")
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        metric: str = "sqeuclidean",
+        temperature: float | None = None,
+        n_way: Any = None,
+        n_shot: Any = 5,
+        n_query: Any = 15,
+        support_order: str = "random",
+        small_tasks: str = "shrink",
+        image_shape: Any = None,
+        normalize_x: bool = True,
+        outer_lr: float = 1e-3,
+        optimizer: Any = "adam",
+        batch_size: int = 16,
+        max_iter: int = 1000,
+        eval_every: int = 100,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        callbacks: Any = None,
+        device: Any = "auto",
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone,
+            n_way=n_way,
+            n_shot=n_shot,
+            n_query=n_query,
+            support_order=support_order,
+            small_tasks=small_tasks,
+            image_shape=image_shape,
+            normalize_x=normalize_x,
+            outer_lr=outer_lr,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            eval_every=eval_every,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            callbacks=callbacks,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.metric = metric
+        self.temperature = temperature
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_choice("metric", self.metric, METRICS)
+        if self.temperature is not None:
+            check_positive("temperature", self.temperature)
+
+    def _make_learner(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        generator: torch.Generator,
+    ) -> ProtoNet:
+        return ProtoNet(
+            backbone, n_outputs, metric=self.metric, temperature=self.temperature
+        )
