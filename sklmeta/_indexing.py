@@ -40,7 +40,8 @@ class PooledTuple(tuple):
     def __setattr__(self, attribute: str, value: Any) -> None:
         raise AttributeError(f"A {type(self).__name__} is immutable.")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, attribute: str) -> None:
+        raise AttributeError(f"A {type(self).__name__} is immutable.")
 
     def __radd__(self, other: Any) -> Self:
         name = type(self).__name__

@@ -303,7 +303,12 @@ def group_codes(
         raise ValueError(
             f"{what} has shape {groups.shape}, expected ({n_rows},): one per row."
         )
-    codes, uniques = pd.factorize(groups)
+    try:
+        codes, uniques = pd.factorize(groups)
+    except TypeError as error:
+        raise TypeError(
+            f"{what} must hold hashable labels, such as str or int: {error}."
+        ) from error
     if len(codes) and codes.min() < 0:
         missing = np.flatnonzero(codes < 0)
         raise ValueError(

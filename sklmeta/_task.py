@@ -114,7 +114,8 @@ class Task:
     def __setattr__(self, attribute: str, value: Any) -> None:
         raise AttributeError("A Task is immutable.")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, attribute: str) -> None:
+        raise AttributeError("A Task is immutable.")
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f"{self.name!r}: "
