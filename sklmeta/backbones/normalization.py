@@ -19,6 +19,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sklmeta.backbones.fused import (
+    Averages,
+    fused_batch_norm,
+    moments,
+    per_channel,
+    transforms_active,
+)
 
 __all__ = [
     "TaskBatchNorm",
@@ -38,25 +47,11 @@ _TORCH_BATCH_NORMS = (
     nn.SyncBatchNorm,
 )
 
-TorchBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-
-# A private name of torch, so asked for with care: without it, the safe form is used.
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", None)
-
-
-def _fused_is_right() -> bool:
-    """Say whether torch's fused layer may be used here.
-
-    Through `vmap(func.grad(...))`, batch normalisation *with* weights gives wrong
-    second-order gradients (torch 2.13), without a word. Wherever a transform of
-    `torch.func` is active, or a compiler may be inside one, weights are therefore
-    applied as separate operations: right everywhere, at about twice the cost.
-    """
-    return (
-        _transforms_active is not None
-        and not torch.compiler.is_compiling()
-        and not _transforms_active()
-    )
+_CAPTURED = (
+    "A TaskBatchNorm in training mode moves its running averages, which torch.func "
+    "allows only where they are arguments of the function. Call the module inside "
+    "sklmeta.backbones.normalization.batch_statistics(module) to leave them alone."
+)
 
 
 class TaskBatchNorm(nn.Module):
@@ -147,33 +142,28 @@ class TaskBatchNorm(nn.Module):
             return self._apply_given(x)
         if self._mode == "batch" or self.running_mean is None:
             return self._apply_batch(x)
-        if self.training:
+        if not self.training:
+            return self._apply_running(x)
+        try:
             return self._apply_batch_and_track(x)
-        return self._apply_running(x)
+        except RuntimeError as error:
+            if transforms_active():
+                error.add_note(_CAPTURED)
+            raise
 
     def _apply_batch(
-        self,
-        x: Tensor,
-        averages: tuple[Tensor | None, Tensor | None] = (None, None),
-        momentum: float = 0.0,
+        self, x: Tensor, averages: Averages = (None, None), momentum: float = 0.0
     ) -> Tensor:
         """Normalise with the batch's statistics; move `averages` where given."""
-        fused = _fused_is_right()
-        weight, bias = (self.weight, self.bias) if fused else (None, None)
-        # Not torch.nn.functional's, which refuses a single value per channel.
-        y = torch.batch_norm(
-            x,
-            weight,
-            bias,
-            *averages,
-            True,
-            momentum,
-            self.eps,
-            torch.backends.cudnn.enabled,
-        )
-        if fused or self.weight is None or self.bias is None:
-            return y
-        return y * _per_channel(self.weight, x) + _per_channel(self.bias, x)
+        if transforms_active() and averages == (None, None):
+            return self._normalise(x, *moments(x))
+        if transforms_active():
+            y = self._torch_batch_norm(x, None, None, averages, momentum)
+            return self._scale(y)
+        weight, bias = self.weight, self.bias
+        if weight is None or bias is None or not _fits_kernel(x, weight):
+            return self._torch_batch_norm(x, weight, bias, averages, momentum)
+        return fused_batch_norm(x, weight, bias, averages, momentum, self.eps)
 
     def _apply_batch_and_track(self, x: Tensor) -> Tensor:
         assert self.num_batches_tracked is not None
@@ -191,28 +181,15 @@ class TaskBatchNorm(nn.Module):
     def _apply_running(self, x: Tensor) -> Tensor:
         mean, var = self.running_mean, self.running_var
         assert mean is not None and var is not None
-        if not _fused_is_right():
+        if transforms_active():
             return self._normalise(x, mean, var)
-        return torch.batch_norm(
-            x,
-            self.weight,
-            self.bias,
-            mean,
-            var,
-            False,
-            0.0,
-            self.eps,
-            torch.backends.cudnn.enabled,
-        )
+        return self._torch_batch_norm(x, self.weight, self.bias, (mean, var))
 
     def _record(self, x: Tensor) -> Tensor:
-        # Several times faster on CPU than torch.var_mean, and the difference is reused.
-        axes = [0, *range(2, x.ndim)]
-        mean = x.mean(axes)
-        centred = x - _per_channel(mean, x)
-        var = centred.square().mean(axes)
-        self._statistics = mean, var
-        return self._scale(centred, var)
+        self._statistics = moments(x)
+        if transforms_active():
+            return self._normalise(x, *self._statistics)
+        return self._apply_batch(x)
 
     def _apply_given(self, x: Tensor) -> Tensor:
         if self._statistics is None:
@@ -222,21 +199,37 @@ class TaskBatchNorm(nn.Module):
             )
         return self._normalise(x, *self._statistics)
 
+    def _torch_batch_norm(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        averages: Averages,
+        momentum: float | None = None,
+    ) -> Tensor:
+        """Call torch's layer: on the batch if momentum is given, else on averages."""
+        # Not torch.nn.functional's, which refuses a single value per channel.
+        training, cudnn = momentum is not None, torch.backends.cudnn.enabled
+        return torch.batch_norm(
+            x, weight, bias, *averages, training, momentum or 0.0, self.eps, cudnn
+        )
+
     def _normalise(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """Normalise with any statistics, differentiably in them."""
-        return self._scale(x - _per_channel(mean, x), var)
+        """Normalise with any statistics, differentiably in them to every order."""
+        centred = x - per_channel(mean, x)
+        return self._scale(centred, torch.rsqrt(var + self.eps))
 
-    def _scale(self, centred: Tensor, var: Tensor) -> Tensor:
-        scale = torch.rsqrt(var + self.eps)
+    def _scale(self, y: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Multiply by the weight, and by `scale` per channel; add the bias."""
         if self.weight is None or self.bias is None:
-            return centred * _per_channel(scale, centred)
-        scale = _per_channel(scale * self.weight, centred)
-        return centred * scale + _per_channel(self.bias, centred)
+            return y * per_channel(torch.as_tensor(scale), y)
+        return y * per_channel(scale * self.weight, y) + per_channel(self.bias, y)
 
 
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """View C values so that they broadcast along the channels of x (n, C, ...)."""
-    return values.view(-1, *[1] * (x.ndim - 2))
+def _fits_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Say whether the fused layer for CPUs takes such a batch."""
+    precise = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
+    return precise and x.device.type == "cpu" and x.numel() > 0
 
 
 @contextmanager
@@ -383,7 +376,7 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     bool
         True if what it does with a row may depend on other rows.
     """
-    kinds = (TaskBatchNorm, *_TORCH_BATCH_NORMS)
+    kinds = (TaskBatchNorm, _BatchNorm)
     return any(isinstance(layer, kinds) for layer in module.modules())
 
 
@@ -409,7 +402,7 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     """
     replacements: dict[nn.Module, TaskBatchNorm] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, _TORCH_BATCH_NORMS):
+        if isinstance(layer, _BatchNorm):
             replacements[layer] = _converted(layer, name or "the module itself")
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):
@@ -418,7 +411,7 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     return replacements.get(module, module)
 
 
-def _converted(layer: TorchBatchNorm, name: str) -> TaskBatchNorm:
+def _converted(layer: _BatchNorm, name: str) -> TaskBatchNorm:
     if type(layer) not in _TORCH_BATCH_NORMS:
         raise ValueError(
             f"Cannot convert {name}, a {type(layer).__name__}: only torch's own "
