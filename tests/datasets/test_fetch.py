@@ -1,0 +1,166 @@
+"""Finding, checking and downloading archives; the network is a local server."""
+
+import hashlib
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pooch
+import pytest
+
+from sklmeta.datasets._fetch import (
+    Archive,
+    content_hash,
+    data_home_path,
+    fetch_archive,
+)
+
+MEMBERS = {"images/Greek/character01/01.png": b"one", "images/a/b/02.png": b"two"}
+
+
+def write_archive(path, members=MEMBERS, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def describe(path, url):
+    with zipfile.ZipFile(path) as archive:
+        content = content_hash(archive)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    return Archive(url, f"md5:{md5}", n_images=len(MEMBERS), content=content)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def origin(tmp_path, monkeypatch):
+    """Serve an archive over HTTP on this machine; (its description, served file)."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    path = write_archive(folder / "images.zip")
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        )
+        thread.start()
+        yield describe(path, f"http://127.0.0.1:{server.server_port}/images.zip"), path
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("no download was expected")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+
+
+def test_data_home_is_given_or_from_the_environment_or_the_default(monkeypatch):
+    monkeypatch.setenv("SKLMETA_DATA", "/somewhere/data")
+    assert data_home_path("/given") == Path("/given")
+    assert data_home_path() == Path("/somewhere/data")
+    monkeypatch.delenv("SKLMETA_DATA")
+    assert data_home_path() == Path.home() / "sklmeta_data"
+    assert data_home_path("~/mine") == Path.home() / "mine"
+
+
+def test_content_hash_ignores_packing_and_sees_content(tmp_path):
+    def hash_of(members, **options):
+        with zipfile.ZipFile(
+            write_archive(tmp_path / "a.zip", members, **options)
+        ) as z:
+            return content_hash(z)
+
+    turned = dict(reversed(MEMBERS.items()))
+    extras = {"images/": b"", "__MACOSX/images/._01.png": b"x", "README": b"y"}
+    reference = hash_of(MEMBERS)
+    assert hash_of(turned, compression=zipfile.ZIP_DEFLATED) == reference
+    assert hash_of(MEMBERS | extras) == reference
+    renamed = {name.replace("Greek", "Latin"): c for name, c in MEMBERS.items()}
+    assert hash_of(renamed) != reference
+    assert hash_of(MEMBERS | {"images/a/b/02.png": b"2"}) != reference
+
+
+def test_a_file_that_is_there_is_used(tmp_path, no_network):
+    path = write_archive(tmp_path / "images.zip", compression=zipfile.ZIP_DEFLATED)
+    archive = describe(path, "http://127.0.0.1:9/images.zip")
+    repacked = write_archive(path, dict(reversed(MEMBERS.items())))
+    assert fetch_archive(archive, tmp_path) == repacked
+
+
+def test_download_puts_the_checked_file_in_place_once(tmp_path, origin, capfd):
+    archive, served = origin
+    folder = tmp_path / "home" / "images"
+    path = fetch_archive(archive, folder)
+    assert path == folder / "images.zip"
+    assert path.read_bytes() == served.read_bytes()
+    assert list(folder.iterdir()) == [path]
+    assert "100%" in capfd.readouterr().err  # the progress bar
+    served.unlink()
+    assert fetch_archive(archive, folder) == path
+
+
+def test_download_with_another_checksum_leaves_nothing(tmp_path, origin):
+    archive, served = origin
+    write_archive(served, MEMBERS | {"images/c.png": b"new"})
+    folder = tmp_path / "home"
+    with pytest.raises(OSError, match="does not match the known hash"):
+        fetch_archive(archive, folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_offline_says_which_file_to_put_where(tmp_path):
+    path = write_archive(tmp_path / "images.zip")
+    archive = describe(path, "http://127.0.0.1:9/images.zip")  # nothing listens there
+    folder = tmp_path / "home" / "birds"
+    with pytest.raises(OSError, match=r"Could not download http://127.0.0.1:9") as info:
+        fetch_archive(archive, folder)
+    message = str(info.value)
+    assert f"put it at {folder / 'images.zip'}" in message
+    assert "SKLMETA_DATA" in message
+    assert "'birds'" in message
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path, origin):
+    (tmp_path / "home").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="Could not download"):
+        fetch_archive(origin[0], tmp_path / "home")
+
+
+def test_no_download_where_it_is_forbidden(tmp_path, no_network):
+    archive = Archive("http://127.0.0.1:9/images.zip", "md5:0", 1, "0")
+    with pytest.raises(OSError, match=r"is not there and download_if_missing=False"):
+        fetch_archive(archive, tmp_path, download_if_missing=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>not found</html>", "is no readable zip file"),
+        ({"images/1.png": b"1"}, "holds 1 images where 2 are expected"),
+        (MEMBERS | {"images/a/b/02.png": b"2"}, "holds 2 images that are not the exp"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_kept(tmp_path, no_network, content, message):
+    path = write_archive(tmp_path / "images.zip")
+    archive = describe(path, "http://127.0.0.1:9/images.zip")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write_archive(path, content)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match=message) as info:
+        fetch_archive(archive, tmp_path)
+    assert "Move it away" in str(info.value)
+    assert path.read_bytes() == before
