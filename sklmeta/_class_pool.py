@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -101,8 +102,12 @@ class ClassPool(PooledTuple):
         -------
         rows : PooledRows
             Its "tasks" are the classes in order; views of the pool where the classes
-            are adjacent in it, else copies.
+            are adjacent in it; else copies, made once.
         """
+        return self._own_rows
+
+    @cached_property
+    def _own_rows(self) -> PooledRows:
         return self._rows.take(self._positions)
 
     @property

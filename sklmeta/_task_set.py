@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import count
 from typing import Any, Literal, Self, SupportsIndex, overload
 
@@ -285,8 +286,13 @@ class TaskSet(PooledTuple):
         Returns
         -------
         rows : PooledRows
-            Views of the pool where the tasks are adjacent in it, else copies.
+            Views of the pool where the tasks are adjacent in it; else copies, made
+            once.
         """
+        return self._own_rows
+
+    @cached_property
+    def _own_rows(self) -> PooledRows:
         return self._pool.rows.take(self._positions)
 
     def summary(self) -> pd.DataFrame:

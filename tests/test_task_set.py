@@ -474,7 +474,9 @@ def test_adjacent_tasks_share_memory(tasks):
     assert tasks[:].rows() is pool
     assert np.shares_memory(tasks[1:3].rows().X, pool.X)
     assert np.shares_memory(TaskSet(list(tasks)).rows().X, pool.X)
-    assert not np.shares_memory(tasks[[2, 1]].rows().X, pool.X)
+    apart = tasks[[2, 1]]
+    assert not np.shares_memory(apart.rows().X, pool.X)
+    assert apart.rows() is apart.rows()
 
 
 def test_masks_are_false_where_none_is_given():
