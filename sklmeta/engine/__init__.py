@@ -1,0 +1,1 @@
+"""What all learners share: episodes, the mapping over tasks, training, inference."""

@@ -1,4 +1,4 @@
-"""Losses over masked rows: padded rows contribute nothing, neither value nor gradient."""
+"""Losses over masked rows: padding contributes neither value nor gradient."""
 
 from __future__ import annotations
 

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-__all__ = ["TaskFunction", "map_tasks", "mapping_method", "tasks_per_pass"]
+__all__ = [
+    "TaskFunction",
+    "map_tasks",
+    "mapping_method",
+    "task_gradients",
+    "tasks_per_pass",
+]
 
 TaskFunction = Callable[..., Any]
 
@@ -65,6 +71,54 @@ def map_tasks(
         return torch.vmap(function, in_dims=in_dims, randomness="different")(*args)
     results = [function(*share) for share in _shares(args, in_dims)]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+def task_gradients(
+    loss: TaskFunction,
+    weights: dict[str, Tensor],
+    *args: Any,
+    method: str,
+    create_graph: bool,
+) -> dict[str, Tensor]:
+    """Return the gradient of every task's loss by that task's own weights.
+
+    Only the losses are mapped. Tasks share no weights, so the gradient of their sum
+    holds every task's own, and autograd computes it for all at once: faster than
+    mapping `torch.func.grad`, and layers with a gradient of their own keep it.
+
+    Parameters
+    ----------
+    loss : callable
+        Takes one task's weights and share of `args`, returns a scalar.
+    weights : dict of str to Tensor
+        Weights by name, with the task axis first.
+    *args : trees of tensors
+        With the task axis first.
+    method : {"loop", "vmap"}
+    create_graph : bool
+        Whether the gradients are differentiated in their turn.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Gradients by name, with the task axis first; zero for weights not used.
+    """
+    with torch.enable_grad():
+        weights = {
+            name: weight
+            if create_graph and weight.requires_grad
+            else weight.detach().requires_grad_()
+            for name, weight in weights.items()
+        }
+        in_dims = (0,) * (1 + len(args))
+        losses = map_tasks(loss, weights, *args, in_dims=in_dims, method=method)
+        gradients = torch.autograd.grad(
+            losses.sum(),
+            list(weights.values()),
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+    return dict(zip(weights, gradients, strict=True))
 
 
 def _shares(

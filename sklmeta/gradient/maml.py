@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
 from sklmeta._parameters import (
     check_choice,
@@ -51,7 +51,7 @@ from sklmeta.base import BaseMetaLearner, MetaClassifierMixin, MetaRegressorMixi
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State, way_mask
 from sklmeta.engine.losses import cross_entropy, squared_error
-from sklmeta.engine.mapping import map_tasks, mapping_method
+from sklmeta.engine.mapping import map_tasks, mapping_method, task_gradients
 
 Parameters = dict[str, Tensor]
 
@@ -135,17 +135,24 @@ class MAML(Learner):
             (T, N) or None, "statistics": batch statistics of the support rows.
         """
         weights, ways = self._initial_parameters(support)
-        parameters, statistics = map_tasks(
-            self._adapt_task,
-            weights,
-            support.x,
-            support.y,
-            support.mask,
-            ways,
-            in_dims=(None, 0, 0, 0, 0),
-            method=mapping_method(self, support.x.device),
-        )
-        return {"parameters": parameters, "ways": ways, "statistics": statistics}
+        method = mapping_method(self, support.x.device)
+        differentiable = torch.is_grad_enabled() and not self.first_order
+        rows = (support.x, support.y, support.mask, ways)
+        with batch_statistics(self.backbone):
+            for _ in range(self.inner_steps):
+                gradients = task_gradients(
+                    self._support_loss,
+                    weights,
+                    *rows,
+                    method=method,
+                    create_graph=differentiable,
+                )
+                weights = {  # equation (1)
+                    name: weight.sub(gradients[name], alpha=self.inner_lr)
+                    for name, weight in weights.items()
+                }
+        statistics = self._support_statistics(weights, support.x, method)
+        return {"parameters": weights, "ways": ways, "statistics": statistics}
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Return logits or numbers of the adapted networks for query rows.
@@ -171,10 +178,15 @@ class MAML(Learner):
         )
 
     def _initial_parameters(self, support: Rows) -> tuple[Parameters, Tensor]:
-        """Return the weights before adaptation, and (T, N) the ways of each task."""
-        weights = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        """Return the weights before adaptation, (T, ...) each, and the ways (T, N)."""
+        n_tasks = len(support)
+        weights = {
+            name: weight.expand(n_tasks, *weight.shape)
+            for name, weight in self.named_parameters()
+            if weight.requires_grad
+        }
         if self.n_outputs is not None:
-            shape = (len(support), self.n_outputs)
+            shape = (n_tasks, self.n_outputs)
             return weights, torch.ones(shape, dtype=torch.bool, device=support.x.device)
         if support.n_way is None:
             raise ValueError(
@@ -182,35 +194,30 @@ class MAML(Learner):
                 "of ways of each task."
             )
         n_ways = int(support.n_way.max())
-        weights["head.weight"] = support.x.new_zeros(n_ways, self.n_features)
-        weights["head.bias"] = support.x.new_zeros(n_ways)
+        weights["head.weight"] = support.x.new_zeros(n_tasks, n_ways, self.n_features)
+        weights["head.bias"] = support.x.new_zeros(n_tasks, n_ways)
         return weights, way_mask(support.n_way, n_ways)
 
-    def _adapt_task(
+    def _support_loss(
         self, weights: Parameters, x: Tensor, y: Tensor, mask: Tensor, ways: Tensor
-    ) -> tuple[Parameters, dict[str, Any]]:
-        """Adapt to one task: x (S, *F), y (S,) or (S, n_outputs), mask (S,)."""
-
-        def support_loss(parameters: Parameters) -> Tensor:
-            with batch_statistics(self.backbone):
-                return self._loss(self._outputs(parameters, x, ways), y, mask)
-
-        differentiable = torch.is_grad_enabled() and not self.first_order
-        for _ in range(self.inner_steps):
-            with torch.set_grad_enabled(differentiable):
-                gradients = grad(support_loss)(weights)
-            weights = {
-                name: weight - self.inner_lr * gradients[name]  # equation (1)
-                for name, weight in weights.items()
-            }
-        return weights, self._support_statistics(weights, x)
+    ) -> Tensor:
+        """Return one task's loss: x (S, *F), y (S,) or (S, n_outputs), mask (S,)."""
+        return self._loss(self._outputs(weights, x, ways), y, mask)
 
     def _support_statistics(
-        self, weights: Parameters, x: Tensor
+        self, weights: Parameters, x: Tensor, method: str
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each layer's mean and variance of the support rows, once adapted."""
         if self.transductive or not self.needs_equal_rows:
             return {}
+        return map_tasks(
+            self._record_statistics, weights, x, in_dims=(0, 0), method=method
+        )
+
+    def _record_statistics(
+        self, weights: Parameters, x: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pass one task's rows x (S, *F) and return the statistics of each layer."""
         with batch_statistics(self.backbone, record=True):
             functional_call(self.backbone, _below("backbone.", weights), (x,))
             return recorded_statistics(self.backbone)
