@@ -1,1 +1,1 @@
-"""What all learners share: episodes, the mapping over tasks, training, inference."""
+"""The torch side: episodes, learners, the outer loop, and inference."""
