@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklmeta.backbones.conv import ConvNet
+from sklmeta.backbones.initialization import seeded_layers
 from sklmeta.backbones.mlp import MLP
 from sklmeta.backbones.normalization import convert_batch_norm
 
@@ -165,7 +166,8 @@ def _call_factory(factory: Factory, shape: tuple[int, ...], seed: int) -> nn.Mod
         torch.default_generator.manual_seed(int(seed))
         if devices:
             torch.cuda.manual_seed_all(int(seed))
-        module = factory(shape)
+        with seeded_layers(seed):
+            module = factory(shape)
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"The callable given as backbone must return a torch.nn.Module for the "

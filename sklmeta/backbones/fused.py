@@ -41,8 +41,6 @@ from torch.autograd import Function
 
 __all__ = ["fused_batch_norm", "moments", "per_channel", "transforms_active"]
 
-Averages = tuple[Tensor | None, Tensor | None]
-
 _backward_kernel = torch.ops.aten.native_batch_norm_backward.default
 # A private name of torch, so asked for with care; see `transforms_active`.
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", None)
@@ -61,14 +59,7 @@ def transforms_active() -> bool:
     )
 
 
-def fused_batch_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    averages: Averages,
-    momentum: float,
-    eps: float,
-) -> Tensor:
+def fused_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise a batch channel by channel with its own statistics.
 
     Not for use inside the transforms of `torch.func`.
@@ -79,10 +70,6 @@ def fused_batch_norm(
         The batch, of float32 or float64 and on the CPU.
     weight, bias : Tensor of shape (C,)
         Scale and offset of each channel.
-    averages : pair of Tensor of shape (C,), or of None
-        Running mean and variance, moved in place where given.
-    momentum : float
-        Weight of this batch in the running averages.
     eps : float
         Added to the variance.
 
@@ -91,7 +78,7 @@ def fused_batch_norm(
     Tensor of shape (n, C, ...)
         The normalised batch, with right gradients of every order.
     """
-    return _BatchNorm.apply(x, weight, bias, *averages, momentum, eps)
+    return _BatchNorm.apply(x, weight, bias, eps)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,17 +99,10 @@ class _BatchNorm(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        eps: float,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
         y, mean, rstd = torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, True, momentum, eps
+            x, weight, bias, None, None, True, 0.0, eps
         )
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.eps = eps
@@ -137,7 +117,7 @@ class _BatchNorm(Function):
             gradients = _BatchNormBackward.apply(g, x, weight, mean, rstd, ctx.eps)
         else:
             gradients = _fused_backward(g, x, weight, mean, rstd, ctx.eps)
-        return (*gradients, None, None, None, None)
+        return (*gradients, None)
 
 
 class _BatchNormBackward(Function):

@@ -8,18 +8,40 @@ with the generator given.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["make_conv", "make_linear", "new_generator"]
+__all__ = ["make_conv", "make_linear", "new_generator", "seeded_layers"]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
+_current: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def seeded_layers(seed: int) -> Iterator[None]:
+    """Draw layers that are given no generator from one with this seed.
+
+    So a user's function that builds one of our backbones is reproducible, too.
+    """
+    token = _current.set(torch.Generator().manual_seed(int(seed)))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def new_generator() -> torch.Generator:
-    """Return a generator seeded by the operating system, so different every time."""
+    """Return the generator of `seeded_layers`, else one that the system seeds."""
+    current = _current.get()
+    if current is not None:
+        return current
     generator = torch.Generator()
     generator.seed()
     return generator

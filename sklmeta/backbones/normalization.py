@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sklmeta.backbones.fused import (
-    Averages,
     fused_batch_norm,
     moments,
     per_channel,
@@ -151,19 +150,14 @@ class TaskBatchNorm(nn.Module):
                 error.add_note(_CAPTURED)
             raise
 
-    def _apply_batch(
-        self, x: Tensor, averages: Averages = (None, None), momentum: float = 0.0
-    ) -> Tensor:
-        """Normalise with the batch's statistics; move `averages` where given."""
-        if transforms_active() and averages == (None, None):
-            return self._normalise(x, *moments(x))
+    def _apply_batch(self, x: Tensor) -> Tensor:
+        """Normalise with the batch's statistics, whose averages stay as they are."""
         if transforms_active():
-            y = self._torch_batch_norm(x, None, None, averages, momentum)
-            return self._scale(y)
+            return self._normalise(x, *moments(x))
         weight, bias = self.weight, self.bias
         if weight is None or bias is None or not _fits_kernel(x, weight):
-            return self._torch_batch_norm(x, weight, bias, averages, momentum)
-        return fused_batch_norm(x, weight, bias, averages, momentum, self.eps)
+            return self._torch_batch_norm(x, weight, bias, training=True)
+        return fused_batch_norm(x, weight, bias, self.eps)
 
     def _apply_batch_and_track(self, x: Tensor) -> Tensor:
         assert self.num_batches_tracked is not None
@@ -171,12 +165,18 @@ class TaskBatchNorm(nn.Module):
         momentum = self.momentum
         if momentum is None:
             momentum = 1 / float(self.num_batches_tracked)
+        averages = self.running_mean, self.running_var
         if x.numel() == self.num_features:
             # The unbiased variance of one value is 0 / 0: no news of the variance.
             assert self.running_mean is not None
             self.running_mean.lerp_(x.detach().flatten(), momentum)
             return self._apply_batch(x)
-        return self._apply_batch(x, (self.running_mean, self.running_var), momentum)
+        if transforms_active():
+            y = self._torch_batch_norm(x, None, None, averages, True, momentum)
+            return self._scale(y)
+        return self._torch_batch_norm(
+            x, self.weight, self.bias, averages, True, momentum
+        )
 
     def _apply_running(self, x: Tensor) -> Tensor:
         mean, var = self.running_mean, self.running_var
@@ -204,14 +204,14 @@ class TaskBatchNorm(nn.Module):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        averages: Averages,
-        momentum: float | None = None,
+        averages: tuple[Tensor | None, Tensor | None] = (None, None),
+        training: bool = False,
+        momentum: float = 0.0,
     ) -> Tensor:
-        """Call torch's layer: on the batch if momentum is given, else on averages."""
         # Not torch.nn.functional's, which refuses a single value per channel.
-        training, cudnn = momentum is not None, torch.backends.cudnn.enabled
+        cudnn = torch.backends.cudnn.enabled
         return torch.batch_norm(
-            x, weight, bias, *averages, training, momentum or 0.0, self.eps, cudnn
+            x, weight, bias, *averages, training, momentum, self.eps, cudnn
         )
 
     def _normalise(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:

@@ -172,6 +172,6 @@ def test_feature_size_names_the_cause():
         def forward(self, x, y):
             return x
 
-    with pytest.raises(ValueError, match="two rows of shape.*TypeError") as caught:
+    with pytest.raises(ValueError, match=r"two rows of shape.*TypeError") as caught:
         feature_size(Demanding(), (3,))
     assert isinstance(caught.value.__cause__, TypeError)
