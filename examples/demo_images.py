@@ -1,0 +1,145 @@
+"""Second part of the demo: images of classes that were never seen before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from demo_report import Problem, Result, with_progress
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from sklmeta import ClassPool, MAMLClassifier, ProtoNetClassifier
+from sklmeta.backbones import ConvNet
+from sklmeta.datasets import fetch_omniglot, load_digits_pool
+
+SHOTS = (1, 5)
+N_WAY = 5
+N_QUERY = 10  # for each class
+
+
+@dataclass(frozen=True)
+class Images:
+    """Classes to learn from, others to judge on, and how long to train."""
+
+    name: str
+    train: ClassPool
+    test: ClassPool
+    n_episodes: int
+    maml: dict[str, Any]
+    protonet: dict[str, Any]
+
+
+def load(data: str, quick: bool = False) -> Images:
+    """Return the images to run on: "digits" (no download) or "omniglot"."""
+    images = {"digits": digits, "omniglot": omniglot}[data](quick)
+    print(
+        f"{images.name}: {len(images.train):,} classes to learn from, "
+        f"{len(images.test):,} others to judge on"
+    )
+    return images
+
+
+def digits(quick: bool) -> Images:
+    pool = load_digits_pool()
+    return Images(
+        name="Handwritten digits",
+        # A turned digit is a new class: 0 to 4 make 20 classes to learn from.
+        train=with_rotations(pool[:5]),
+        test=pool[5:],
+        n_episodes=10 if quick else 400,
+        maml={"max_iter": 4 if quick else 100},
+        protonet={"max_iter": 4 if quick else 100},
+    )
+
+
+def omniglot(quick: bool) -> Images:
+    train, test = fetch_omniglot()
+    return Images(
+        name="Omniglot characters",
+        train=train,
+        test=test,
+        n_episodes=10 if quick else 200,
+        maml={"max_iter": 4 if quick else 150},
+        protonet={"max_iter": 4 if quick else 150},
+    )
+
+
+def with_rotations(pool: ClassPool) -> ClassPool:
+    """Add every class turned by 90, 180 and 270 degrees, as classes of their own."""
+    turned = [np.rot90(pool.X, k, axes=(1, 2)) for k in range(4)]
+    labels = [f"{label} turned {90 * k}" for k in range(4) for label in pool.y]
+    return ClassPool(np.concatenate(turned), labels)
+
+
+def run(images: Images) -> list[Problem]:
+    """Meta-train each method once, for all shots, and judge it at each."""
+    shared = {"n_way": N_WAY, "n_shot": SHOTS, "n_query": N_QUERY, "random_state": 0}
+    maml = MAMLClassifier(strided, **shared, **images.maml)
+    protonet = ProtoNetClassifier(strided, **shared, **images.protonet)
+    with_progress(maml, "MAML meta-trains").fit(images.train)
+    with_progress(protonet, "prototypical network meta-trains").fit(images.train)
+    metas = {"MAML": maml, "prototypical network": protonet}
+    return [judge(images, metas, n_shot) for n_shot in SHOTS]
+
+
+def strided(input_shape):
+    return ConvNet(input_shape, width=32, downsample="stride")
+
+
+def judge(images: Images, metas: dict[str, Any], n_shot: int) -> Problem:
+    """Score all methods on the same episodes of the classes never seen."""
+    rng = np.random.default_rng(n_shot)
+    supports, queries, truths = draw_episodes(
+        images.test, n_shot, images.n_episodes, rng
+    )
+    predictions = {
+        name: meta.predict_tasks(supports, queries) for name, meta in metas.items()
+    }
+    for name, model in {
+        "logistic regression": LogisticRegression(max_iter=1000),
+        "nearest neighbour": KNeighborsClassifier(1),
+    }.items():
+        predictions[f"{name} on the pixels"] = [
+            model.fit(as_rows(X), y).predict(as_rows(new))
+            for (X, y), new in zip(supports, queries, strict=True)
+        ]
+    results = [
+        Result(name, accuracies(predicted, truths), is_meta=name in metas)
+        for name, predicted in predictions.items()
+    ]
+    plural = "s" if n_shot > 1 else ""
+    title = (
+        f"{images.name} never seen, {N_WAY}-way, {n_shot} image{plural} of each: "
+        "accuracy"
+    )
+    return Problem(title, results, unit=" %")
+
+
+def draw_episodes(pool, n_shot, n_episodes, rng):
+    """Draw episodes: lists of supports (X, y), of query images and of their labels."""
+    X, y = pool.X, pool.y
+    rows_of = {label: np.flatnonzero(y == label) for label in pool.classes}
+    supports, queries, truths = [], [], []
+    for _ in range(n_episodes):
+        ways = rng.choice(pool.classes, N_WAY, replace=False)
+        drawn = np.stack(
+            [rng.choice(rows_of[way], n_shot + N_QUERY, replace=False) for way in ways]
+        )
+        support, query = drawn[:, :n_shot].ravel(), drawn[:, n_shot:].ravel()
+        supports.append((X[support], y[support]))
+        queries.append(X[query])
+        truths.append(y[query])
+    return supports, queries, truths
+
+
+def as_rows(images):
+    """Return images as rows of pixels between 0 and 1, for scikit-learn."""
+    return images.reshape(len(images), -1) / 255
+
+
+def accuracies(predictions, truths):
+    """Return the accuracy of each episode in per cent, (T,)."""
+    pairs = zip(predictions, truths, strict=True)
+    return np.array([100 * np.mean(p == truth) for p, truth in pairs])
