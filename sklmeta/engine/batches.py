@@ -96,13 +96,19 @@ class Episodes:
     ) -> Iterator[tuple[Tensor, Episodes]]:
         """Yield what `parts` does, each after the indices (CPU) of its tasks."""
         groups = [torch.arange(len(self))]
-        if equal_rows:
+        if equal_rows and size != 1:
             groups = _equal_counts(self.support.mask, self.query.mask)
         for tasks in groups:
             for run in tasks.split(size or len(tasks)):
-                whole = len(run) == len(self)
-                part = self if whole else self[run.to(self.support.x.device)]
+                part = self._part(run)
                 yield run, part.trimmed() if equal_rows else part
+
+    def _part(self, tasks: Tensor) -> Episodes:
+        """Return tasks in rising order, as a view where they are neighbours."""
+        first, last = int(tasks[0]), int(tasks[-1])
+        if last - first == len(tasks) - 1:
+            return self if len(tasks) == len(self) else self[first : last + 1]
+        return self[tasks.to(self.support.x.device)]
 
     def trimmed(self) -> Episodes:
         """Return the same episodes without the padding that all of them share."""
@@ -111,6 +117,8 @@ class Episodes:
 
 def _equal_counts(*masks: Tensor) -> list[Tensor]:
     """Return groups of task indices (on the CPU) with equal row counts per mask."""
+    if all(bool(mask.all()) for mask in masks):
+        return [torch.arange(len(masks[0]))]
     counts = torch.stack([mask.sum(1) for mask in masks], 1).cpu()
     _, group = counts.unique(dim=0, return_inverse=True)
     return [(group == g).nonzero().squeeze(1) for g in range(int(group.max()) + 1)]

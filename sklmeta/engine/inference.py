@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.learner import Learner, State
+from sklmeta.engine.learner import Learner, State, WeightsId
 from sklmeta.engine.mapping import tasks_per_pass
 
 __all__ = ["adapt", "predict", "run_episodes"]
@@ -24,8 +24,8 @@ __all__ = ["adapt", "predict", "run_episodes"]
 ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**24
 
-_doubles: WeakKeyDictionary[Learner, Learner] = WeakKeyDictionary()
-_locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
+_doubles: WeakKeyDictionary[WeightsId, tuple[Any, Learner]] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[WeightsId, threading.RLock] = WeakKeyDictionary()
 _guard = threading.Lock()
 
 
@@ -35,20 +35,29 @@ def _lock_of(learner: Learner) -> threading.RLock:
     Functional calls swap a module's weights while they run, so that two threads must
     not use one module at the same time. Views made by `with_options` share modules.
     """
-    anchor = next(learner.children(), learner)
     with _guard:
-        return _locks.setdefault(anchor, threading.RLock())
+        return _locks.setdefault(learner.weights_id, threading.RLock())
 
 
 def _in_double(learner: Learner) -> Learner:
-    """Return a double-precision copy of the learner with the learner's options."""
-    anchor = next(learner.children(), learner)
-    with _guard:
-        if anchor not in _doubles:
-            _doubles[anchor] = copy.deepcopy(learner).double()
-        double = _doubles[anchor]
+    """Return a double-precision copy of the learner with the learner's options.
+
+    The copy is kept for as long as the weights stay as they are.
+    """
+    with _lock_of(learner):  # or the weights copied may be some task's
+        version = _version(learner)
+        known, double = _doubles.get(learner.weights_id, (None, learner))
+        if known != version:
+            double = copy.deepcopy(learner).double()
+            _doubles[learner.weights_id] = version, double
     options = {name: getattr(learner, name) for name in learner.adaptation_options}
     return double.with_options(**options)
+
+
+def _version(learner: Learner) -> tuple[Any, ...]:
+    """Return what differs after a learner's weights or mode have changed."""
+    tensors = [*learner.parameters(), *learner.buffers()]
+    return learner.training, tuple((t.data_ptr(), t._version) for t in tensors)
 
 
 def adapt(learner: Learner, support: Rows) -> State:

@@ -27,6 +27,10 @@ def way_mask(n_way: Tensor, n_ways: int) -> Tensor:
     return torch.arange(n_ways, device=n_way.device) < n_way.unsqueeze(-1)
 
 
+class WeightsId:
+    """Identity of a learner's weights: views share it, copies have their own."""
+
+
 class Learner(nn.Module):
     """Base of the torch meta-learners.
 
@@ -45,6 +49,7 @@ class Learner(nn.Module):
                 f"{task_type!r}."
             )
         self.task_type = task_type
+        self.weights_id = WeightsId()
 
     def adapt(self, support: Rows) -> State:
         """Return the state of each task after seeing its support rows.

@@ -7,6 +7,7 @@ history and progress table come along.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -163,7 +164,8 @@ def meta_train(
     net = _make_net(learner, options)
     net.initialize()
     if optimizer_state is not None:
-        net.optimizer_.load_state_dict(optimizer_state)
+        # A copy: torch would go on with the tensors of the earlier run's state.
+        net.optimizer_.load_state_dict(copy.deepcopy(optimizer_state))
     interrupted = None
     with config_context(enable_metadata_routing=False):
         net.notify("on_train_begin", X=None, y=None)
@@ -176,6 +178,7 @@ def meta_train(
         except KeyboardInterrupt as error:
             interrupted = None if _stopped_early(net) else error
         net.notify("on_train_end", X=None, y=None)
+    _drop_unfinished_epoch(net.history)
     learner.eval()
     _refuse_non_finite_weights(learner, options.remedy)
     return TrainingResult(
@@ -207,6 +210,12 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
     )
     net.remedy = options.remedy
     return net
+
+
+def _drop_unfinished_epoch(history: History) -> None:
+    """Remove the row of an epoch that was interrupted before it had a loss."""
+    if history and "train_loss" not in history[-1]:
+        del history[-1]
 
 
 def _stopped_early(net: NeuralNet) -> bool:
