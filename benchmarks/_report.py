@@ -57,7 +57,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def format_interval(interval: dict[str, float], scale: float = 1, digits: int = 2):
+def format_interval(
+    interval: dict[str, float], scale: float = 1, digits: int = 2
+) -> str:
     """Return an interval as text, such as ``98.76 +- 0.12``."""
     half = (interval["high"] - interval["low"]) / 2
     return f"{interval['mean'] * scale:.{digits}f} +- {half * scale:.{digits}f}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,28 +86,36 @@ def plain_loop(tasks: Any, inner_steps: int, n_updates: int, seed: int) -> None:
         torch.nn.init.uniform_(parameter, -(40**-0.5), 40**-0.5, generator=generator)
     weights = [*hidden.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(weights, lr=OUTER_LR)
+    rows = as_blocks(tasks) if isinstance(tasks, TaskSet) else None
     for _ in range(n_updates):
-        batch = draw(tasks, rng)
+        if rows is None:
+            batch = as_blocks(tasks.sample(N_TASKS, rng))
+        else:
+            chosen = rng.choice(len(tasks), N_TASKS, replace=False)
+            batch = rows[0][chosen], rows[1][chosen]
         optimizer.zero_grad()
-        losses = [task_loss(weights, inner_steps, *split(t, rng)) for t in batch]
+        losses = [
+            task_loss(weights, inner_steps, support, query)
+            for support, query in split(*batch, rng)
+        ]
         torch.stack(losses).mean().backward()
         optimizer.step()
 
 
-def draw(tasks: Any, rng: np.random.Generator) -> TaskSet:
-    """Return the tasks of one update."""
-    if isinstance(tasks, TaskSet):
-        return tasks[rng.choice(len(tasks), N_TASKS, replace=False)]
-    return tasks.sample(N_TASKS, rng)
+def as_blocks(tasks: TaskSet) -> tuple[Tensor, Tensor]:
+    """Return x (T, rows, 1) and y (T, rows, 1): nothing of the library in the loop."""
+    rows = tasks.rows()
+    shape = (len(tasks), -1, 1)
+    x, y = torch.from_numpy(rows.X), torch.from_numpy(rows.y)
+    return x.reshape(shape), y.reshape(shape)
 
 
-def split(task: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Return random support and query rows of one task as tensors."""
-    order = rng.permutation(len(task))
-    x = torch.from_numpy(task.X[order])
-    y = torch.from_numpy(task.y[order])[:, None]
-    end = N_SUPPORT + N_QUERY
-    return (x[:N_SUPPORT], y[:N_SUPPORT]), (x[N_SUPPORT:end], y[N_SUPPORT:end])
+def split(x: Tensor, y: Tensor, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+    """Yield random support and query rows, task by task."""
+    for own_x, own_y in zip(x, y, strict=True):
+        order = rng.permutation(len(own_x))
+        support, query = order[:N_SUPPORT], order[N_SUPPORT : N_SUPPORT + N_QUERY]
+        yield (own_x[support], own_y[support]), (own_x[query], own_y[query])
 
 
 def updates_per_second(train: Callable[..., None], n_updates: int, *args: Any) -> float:
