@@ -81,6 +81,37 @@ class MAML(Learner):
         Normalise query rows by the query batch's own statistics.
     generator : torch.Generator, default=None
         Draws the head's initial weights.
+
+    Examples
+    --------
+    Without scikit-learn, on two tasks of five support and ten query rows:
+
+    >>> import torch
+    >>> from sklmeta.backbones import MLP
+    >>> from sklmeta.engine.batches import Episodes, Rows
+    >>> from sklmeta.gradient import MAML
+    >>> x, mask = torch.linspace(-1, 1, 15).repeat(2, 1), torch.ones(2, 15).bool()
+    >>> x, y = x.unsqueeze(2), torch.stack([x[0], -x[1]]).unsqueeze(2)
+    >>> support = Rows(x[:, ::3], y[:, ::3], mask[:, ::3])
+    >>> query = Rows(x[:, 1:11], y[:, 1:11], mask[:, 1:11])
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> backbone = MLP(1, (16,), generator=generator)
+    >>> learner = MAML(
+    ...     backbone, 16, 1, task_type="regression", inner_lr=0.1, generator=generator
+    ... )
+    >>> optimizer = torch.optim.Adam(learner.parameters(), 0.01)
+    >>> losses = []
+    >>> for _ in range(50):
+    ...     optimizer.zero_grad()
+    ...     loss = learner.meta_loss(Episodes(support, query)).mean()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     losses.append(loss.item())
+    >>> losses[-1] < losses[0] / 2
+    True
+    >>> with torch.no_grad():
+    ...     learner.predict(learner.adapt(support), query.x).shape
+    torch.Size([2, 10, 1])
     """
 
     adaptation_options = ("inner_lr", "inner_steps")
@@ -285,6 +316,15 @@ class _MAMLEstimator(BaseMetaLearner):
         n_outputs: int | None,
         generator: torch.Generator,
     ) -> MAML:
+        if self.head == "none" and n_features != n_outputs:
+            needed = (
+                f"{n_outputs}" if n_outputs else "one for each way, as many as come"
+            )
+            raise ValueError(
+                "With head='none' the backbone's outputs are the predictions: it "
+                f"gives {n_features}, and the tasks need {needed}. Use head='linear', "
+                "or a backbone that ends in what the tasks need."
+            )
         return MAML(
             backbone,
             n_features,

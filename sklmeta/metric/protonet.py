@@ -50,6 +50,27 @@ class ProtoNet(Learner):
         Distance between features and prototypes.
     temperature : float, default=None
         Divides the distances; None means 1 for "sqeuclidean" and 0.1 for "cosine".
+
+    Examples
+    --------
+    Without scikit-learn, on one task of two ways:
+
+    >>> import torch
+    >>> from sklmeta.engine.batches import Episodes, Rows
+    >>> from sklmeta.metric import ProtoNet
+    >>> x, y = torch.tensor([[[0.0], [1.0], [4.0]]]), torch.tensor([[0, 0, 1]])
+    >>> support = Rows(x, y, mask=torch.ones(1, 3).bool(), n_way=torch.tensor([2]))
+    >>> learner = ProtoNet(torch.nn.Identity(), n_outputs=None)
+    >>> state = learner.adapt(support)
+    >>> state["prototypes"].flatten()
+    tensor([0.5000, 4.0000])
+    >>> learner.predict(state, torch.tensor([[[0.5], [3.0]]])).argmax(-1)
+    tensor([[0, 1]])
+
+    A backbone with weights learns from ``meta_loss``, the query loss of each task:
+
+    >>> learner.meta_loss(Episodes(support, query=support)).shape
+    torch.Size([1])
     """
 
     adaptation_options = ("metric", "temperature")
