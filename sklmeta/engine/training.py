@@ -166,6 +166,8 @@ def meta_train(
     if optimizer_state is not None:
         # A copy: torch would go on with the tensors of the earlier run's state.
         net.optimizer_.load_state_dict(copy.deepcopy(optimizer_state))
+        for group in net.optimizer_.param_groups:
+            group["lr"] = options.outer_lr  # the state holds that of the earlier run
     interrupted = None
     with config_context(enable_metadata_routing=False):
         net.notify("on_train_begin", X=None, y=None)
