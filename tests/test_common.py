@@ -1,0 +1,37 @@
+"""Every check of the contract on every meta-learner."""
+
+from sklmeta import MAMLClassifier, MAMLRegressor, ProtoNetClassifier
+from sklmeta.backbones.mlp import MLP
+from sklmeta.utils.learner_checks import parametrize_with_meta_checks
+
+
+def small_backbone(input_shape):
+    return MLP(input_shape[0], (32,))
+
+
+ESTIMATORS = [
+    MAMLClassifier(small_backbone, inner_steps=2, max_iter=120, outer_lr=5e-3),
+    MAMLRegressor(
+        small_backbone, inner_lr=0.05, inner_steps=2, max_iter=100, outer_lr=5e-3
+    ),
+    ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
+    ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
+]
+
+
+@parametrize_with_meta_checks(ESTIMATORS)
+def test_meta_learner(estimator, check):
+    check(estimator)
+
+
+def test_every_meta_learner_is_checked():
+    import sklmeta
+    from sklmeta.base import BaseMetaLearner
+
+    public = {getattr(sklmeta, name) for name in sklmeta.__all__}
+    learners = {
+        item
+        for item in public
+        if isinstance(item, type) and issubclass(item, BaseMetaLearner)
+    }
+    assert learners == {type(estimator) for estimator in ESTIMATORS}
