@@ -147,7 +147,7 @@ def check_common_parameters(estimator: Any) -> None:
     if shape is not None and (
         not isinstance(shape, (tuple, list))
         or len(shape) not in (2, 3)
-        or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape)
+        or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape)
     ):
         raise ValueError(f"image_shape must be (H, W) or (H, W, C), got {shape!r}.")
 
@@ -155,7 +155,7 @@ def check_common_parameters(estimator: Any) -> None:
 def _check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
         return
-    if optimizer not in OPTIMIZERS:
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
         raise ValueError(
             f"optimizer must be one of {sorted(OPTIMIZERS)} or a torch.optim.Optimizer "
             f"class, got {optimizer!r}."

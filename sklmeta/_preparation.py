@@ -14,10 +14,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from sklmeta import _checks
 from sklmeta._pooling import PooledRows
 from sklmeta.engine.pool import RowPool
 from sklmeta.engine.targets import TaskTargets
@@ -83,8 +82,12 @@ class Preparation:
     # Learning it -----------------------------------------------------------------
 
     @classmethod
-    def learn(cls, settings: Settings, tasks: TaskSet | ClassPool) -> Preparation:
+    def learn(
+        cls, settings: Settings, tasks: TaskSet | ClassPool, classes: Any = None
+    ) -> Preparation:
         """Learn the preparation from meta-training tasks.
+
+        `classes` lists shared labels, where these tasks may not hold all of them.
 
         Raises
         ------
@@ -97,32 +100,51 @@ class Preparation:
         X = blank._numbers(rows, task_names(tasks))
         blank = replace(blank, eight_bit=X.dtype == np.uint8 and blank.is_image)
         if settings.normalize_x and not blank.is_image and X.ndim == 2:
-            mean, scale = _mean_and_scale(X.astype(np.float64))
+            mean, scale = _mean_and_scale(X.astype(np.float64), "X")
             blank = replace(blank, x_mean=mean, x_scale=scale)
-        if settings.classifies:
-            return blank._with_labels(tasks, rows)
-        return blank._with_target_scale(tasks, rows)
+        if not settings.classifies:
+            return blank._with_target_scale(tasks, rows)
+        if isinstance(tasks, TaskSet) and tasks.labels == "shared":
+            return blank._with_shared_labels(tasks, rows, classes)
+        if classes is not None:
+            raise ValueError(
+                "classes= is for shared labels only, and labels of these tasks are "
+                "local. Leave it out."
+            )
+        return blank._with_local_labels(tasks, rows)
 
-    def _with_labels(self, tasks: TaskSet | ClassPool, rows: PooledRows) -> Preparation:
-        if isinstance(tasks, ClassPool):
-            if len(tasks) < 2:
-                raise ValueError(
-                    f"{self.settings.name} needs a ClassPool of at least 2 classes, "
-                    f"got {len(tasks)} class."
-                )
-            return replace(self, labels="local")
-        y = _label_column(rows.y)
-        check_classification_targets(y)
-        if tasks.labels == "local":
-            return replace(self, labels="local")
-        classes = np.unique(y)
+    def _with_local_labels(
+        self, tasks: TaskSet | ClassPool, rows: PooledRows
+    ) -> Preparation:
+        if isinstance(tasks, TaskSet):
+            _checks.sorted_classes(_checks.label_column(rows, task_names(tasks)))
+        elif len(tasks) < 2:
+            raise ValueError(
+                f"{self.settings.name} needs a ClassPool of at least 2 classes, "
+                f"got {len(tasks)} class."
+            )
+        return replace(self, labels="local")
+
+    def _with_shared_labels(
+        self, tasks: TaskSet, rows: PooledRows, listed: Any
+    ) -> Preparation:
+        y = _checks.label_column(rows, task_names(tasks))
+        classes = found = _checks.sorted_classes(y)
+        if listed is not None:
+            classes = np.unique(np.asarray(listed))
         if len(classes) < 2:
             raise ValueError(
                 f"{self.settings.name} needs at least 2 classes in the meta-training "
-                f"tasks, got only one class: {classes[0]!r}."
+                f"tasks, got only one class: {classes.tolist()[0]!r}."
             )
-        _refuse_disjoint_labels(tasks, rows.offsets, np.searchsorted(classes, y))
-        return replace(self, labels="shared", classes=classes, n_outputs=len(classes))
+        if listed is None:
+            codes = np.searchsorted(classes, y)
+            _checks.refuse_disjoint_labels(rows.offsets, codes)
+        learned = replace(
+            self, labels="shared", classes=classes, n_outputs=len(classes)
+        )
+        learned.encode_labels(found, "")
+        return learned
 
     def _with_target_scale(
         self, tasks: TaskSet | ClassPool, rows: PooledRows
@@ -132,36 +154,15 @@ class Preparation:
                 f"{self.settings.name} is a regressor; a ClassPool holds classes. Give "
                 "a TaskSet of tasks with numbers as y."
             )
-        blank = replace(self, flat_y=rows.y.ndim == 1)
-        y = blank._target_numbers(rows.y, rows, task_names(tasks))
-        blank = replace(blank, n_outputs=y.shape[1])
+        y = _checks.target_numbers(rows, task_names(tasks), self.settings.name)
+        blank = replace(self, flat_y=rows.y.ndim == 1, n_outputs=y.shape[1])
         if self.settings.normalize_y is False:
             return blank
-        mean, scale = _mean_and_scale(y)
+        mean, scale = _mean_and_scale(y, "y")
         blank = replace(blank, y_mean=mean, y_scale=scale)
         if self.settings.normalize_y == "task":
             targets = TaskTargets.learn((y - mean) / scale, rows.offsets)
             blank = replace(blank, task_targets=targets)
-        return blank
-
-    def with_classes(self, classes: Any) -> Preparation:
-        """Return the preparation for a given list of shared labels.
-
-        Raises
-        ------
-        ValueError
-            If labels are not shared, or the tasks have a label that is not listed.
-        """
-        if classes is None:
-            return self
-        if self.labels != "shared":
-            raise ValueError(
-                "classes= is for shared labels only, and labels of these tasks are "
-                f"{self.labels or 'numbers'}. Leave it out."
-            )
-        listed = np.unique(np.asarray(classes))
-        blank = replace(self, classes=listed, n_outputs=len(listed))
-        blank.encode_labels(self.classes, "")
         return blank
 
     # Shapes ----------------------------------------------------------------------
@@ -223,9 +224,9 @@ class Preparation:
         """
         if self.is_image:
             return self._image_values(X).reshape(len(X), *self.stored_shape)
-        if self.x_mean is not None:
+        if self.x_mean is not None and self.x_scale is not None:
             X = (X.astype(np.float64) - self.x_mean) / self.x_scale
-        return _to_float32(X)
+        return _checks.to_float32(X)
 
     def checked_features(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
         """Check the rows of tasks and return them as they are stored."""
@@ -246,23 +247,11 @@ class Preparation:
                 f"scales to [0, 1]; X holds {X.dtype} up to {X.max():g}. Pass uint8, "
                 "or values in [0, 1]."
             )
-        return _to_float32(X)
+        return _checks.to_float32(X)
 
     def _numbers(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
         """Return X as numbers, or say which task holds something else."""
-        _refuse_text(rows, names, self.settings.name)
-        X = check_array(
-            _without_torch(rows.X),
-            dtype="numeric",
-            ensure_all_finite=False,
-            allow_nd=True,
-            ensure_min_samples=0,
-            input_name="X",
-            estimator=self.settings.name,
-        )
-        if X.dtype.kind == "b":
-            X = X.astype(np.float32)
-        _refuse_non_finite(X, rows.offsets, names, "X", self.settings.name)
+        X = _checks.row_numbers(rows, names, self.settings.name)
         shape = self.settings.image_shape
         if shape is not None and np.prod(shape) != np.prod(self.row_shape):
             raise ValueError(
@@ -273,30 +262,22 @@ class Preparation:
 
     # Targets ---------------------------------------------------------------------
 
-    def _target_numbers(
-        self, y: NDArray[Any], rows: PooledRows, names: list[Any]
-    ) -> NDArray[np.float64]:
-        """Return targets (R, n_outputs) as numbers, or name the task that has none."""
-        y = _float_targets(y)
-        _refuse_non_finite(y, rows.offsets, names, "y", self.settings.name)
-        return y
-
     def encode_targets(self, y: NDArray[Any]) -> NDArray[np.float32]:
         """Return checked targets (R, n_outputs) in the scale learners see."""
-        y = _float_targets(y)
+        y = _checks.float_targets(y)
         if y.shape[1] != self.n_outputs:
             raise ValueError(
                 f"y has {y.shape[1]} outputs, but {self.settings.name} was "
-                f"meta-trained on {self.n_outputs}."
+                f"meta-trained on {self.n_outputs}. Give one column for each."
             )
-        if self.y_mean is not None:
+        if self.y_mean is not None and self.y_scale is not None:
             y = (y - self.y_mean) / self.y_scale
-        return _to_float32(y, "y")
+        return _checks.to_float32(y, "y")
 
     def decode_targets(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Return learner outputs (..., n_outputs) in the targets' own units."""
         y = np.asarray(outputs, dtype=np.float64)
-        if self.y_mean is not None:
+        if self.y_mean is not None and self.y_scale is not None:
             y = y * self.y_scale + self.y_mean
         return y[..., 0] if self.flat_y else y
 
@@ -310,7 +291,8 @@ class Preparation:
         """
         assert self.classes is not None
         unseen = sorted(
-            set(pd.unique(pd.Series(y))) - set(self.classes.tolist()), key=str
+            set(pd.Series(y).unique().tolist()) - set(self.classes.tolist()),
+            key=str,
         )
         if unseen:
             raise ValueError(
@@ -329,19 +311,60 @@ class Preparation:
         Raises
         ------
         ValueError
-            If rows or targets are not usable; the message names the task.
+            If rows or targets are not usable, or not of the kind that was meta-trained
+            on; the message names the task.
         """
         rows, names = tasks.rows(), task_names(tasks)
+        self._refuse_other_kind(tasks)
+        self._refuse_other_rows(rows)
         x = self.checked_features(rows, names)
         if isinstance(tasks, ClassPool):
             return RowPool.from_classes(x, rows.offsets, names, device)
+        y: NDArray[Any]
         if not self.settings.classifies:
-            y = self.encode_targets(self._target_numbers(rows.y, rows, names))
+            numbers = _checks.target_numbers(rows, names, self.settings.name)
+            y = self.encode_targets(numbers)
         elif self.labels == "shared":
-            y = self._encode_by_task(_label_column(rows.y), rows.offsets, names)
+            labels = _checks.label_column(rows, names)
+            y = self._encode_by_task(labels, rows.offsets, names)
         else:
-            y = pd.factorize(_label_column(rows.y))[0].astype(np.int64)
+            y = pd.factorize(_checks.label_column(rows, names))[0].astype(np.int64)
         return RowPool.from_tasks(x, y, rows.offsets, names, rows.support, device)
+
+    def _refuse_other_kind(self, tasks: TaskSet | ClassPool) -> None:
+        """Refuse classes where numbers or shared labels were meta-trained on."""
+        is_pool = isinstance(tasks, ClassPool)
+        if is_pool and not self.settings.classifies:
+            raise ValueError(
+                f"{self.settings.name} is a regressor; a ClassPool holds classes. Give "
+                "a TaskSet of tasks with numbers as y."
+            )
+        local = isinstance(tasks, ClassPool) or tasks.labels == "local"
+        if self.classes is not None and local:
+            what = "a ClassPool" if is_pool else "tasks with labels='local'"
+            raise ValueError(
+                f"{self.settings.name} was meta-trained on tasks that share the labels "
+                f"{self.classes.tolist()}, and {what} has labels of its own. Give "
+                "tasks with shared labels."
+            )
+
+    def _refuse_other_rows(self, rows: PooledRows) -> None:
+        """Refuse another width, or columns in another order."""
+        if rows.row_shape != self.row_shape:
+            raise ValueError(
+                f"The tasks have rows of shape {rows.row_shape}, but "
+                f"{self.settings.name} was meta-trained on rows of shape "
+                f"{self.row_shape}. Give the same features."
+            )
+        names = _columns(rows.X)[0]
+        if self.feature_names is None or names is None:
+            return
+        if not np.array_equal(names, self.feature_names):
+            raise ValueError(
+                f"The tasks have the columns {names.tolist()}, but "
+                f"{self.settings.name} was meta-trained on "
+                f"{self.feature_names.tolist()}. Give the same, in the same order."
+            )
 
     def _encode_by_task(
         self, y: NDArray[Any], offsets: NDArray[np.int64], names: list[Any]
@@ -371,112 +394,16 @@ def _columns(X: Any) -> tuple[NDArray[Any] | None, int]:
     return getattr(probe, "feature_names_in_", None), width
 
 
-def _without_torch(X: Any) -> Any:
-    return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-
-
 def _mean_and_scale(
-    values: NDArray[np.float64],
+    values: NDArray[np.float64], what: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of columns, 1 where a column is constant."""
-    mean, scale = values.mean(0), values.std(0)
+    with np.errstate(all="ignore"):
+        mean, scale = values.mean(0), values.std(0)
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+        raise ValueError(
+            f"Input {what} contains numbers too large to take their mean and standard "
+            "deviation. Scale it down first."
+        )
     constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return mean, np.where(constant, 1.0, scale)
-
-
-def _to_float32(values: NDArray[Any], name: str = "X") -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        small = np.ascontiguousarray(values, dtype=np.float32)
-    if not np.isfinite(small).all():
-        raise ValueError(
-            f"Input {name} contains infinity or a value too large for "
-            "dtype('float32'), after scaling."
-        )
-    return small
-
-
-def _float_targets(y: NDArray[Any]) -> NDArray[np.float64]:
-    y = check_array(
-        y,
-        dtype=np.float64,
-        ensure_2d=False,
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        input_name="y",
-    )
-    return y.reshape(len(y), -1)
-
-
-def _label_column(y: NDArray[Any]) -> NDArray[Any]:
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise ValueError(
-            f"y of a classifier must have one axis, got shape {y.shape}. Give one label "
-            "per row."
-        )
-    if pd.isna(y).any():
-        raise ValueError("Input y contains NaN. Give every row a label.")
-    return y
-
-
-def _task_of_row(row: int, offsets: NDArray[np.int64], names: list[Any]) -> str:
-    task = int(np.searchsorted(offsets, row, side="right")) - 1
-    return f"task {names[task]!r}, row {row - offsets[task]}"
-
-
-def _refuse_text(rows: PooledRows, names: list[Any], name: str) -> None:
-    """Refuse columns that hold no numbers, saying which and what to do."""
-    if not isinstance(rows.X, pd.DataFrame):
-        return
-    for column in rows.X.columns:
-        values = rows.X[column]
-        if pd.api.types.is_numeric_dtype(values.dtype):
-            continue
-        bad = pd.to_numeric(values, errors="coerce").isna() & values.notna()
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ValueError(
-                f"could not convert string to float: column {column!r} of X holds "
-                f"{values.iloc[row]!r} ({_task_of_row(row, rows.offsets, names)}), and "
-                f"{name} takes numbers. Encode such columns first, for example with "
-                "pd.get_dummies."
-            )
-
-
-def _refuse_non_finite(
-    values: NDArray[Any],
-    offsets: NDArray[np.int64],
-    names: list[Any],
-    what: str,
-    name: str,
-) -> None:
-    if values.dtype.kind != "f" or np.isfinite(values.sum()):
-        return
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
-    if not bad.any():
-        return
-    row = int(np.flatnonzero(bad)[0])
-    kind = "NaN" if np.isnan(values[row]).any() else "infinity"
-    raise ValueError(
-        f"Input {what} contains {kind} ({_task_of_row(row, offsets, names)}; "
-        f"{int(bad.sum())} rows in all). {name} does not accept missing or infinite "
-        "values: impute or drop them first."
-    )
-
-
-def _refuse_disjoint_labels(
-    tasks: TaskSet, offsets: NDArray[np.int64], codes: NDArray[np.int64]
-) -> None:
-    """Refuse shared labels that no two tasks have in common."""
-    if len(tasks) < 2:
-        return
-    task = np.repeat(np.arange(len(tasks)), np.diff(offsets))
-    pairs = np.unique(np.stack([task, codes]), axis=1)
-    if np.bincount(pairs[1]).max() < 2:
-        raise ValueError(
-            f"No two of the {len(tasks)} tasks have a class in common, so shared "
-            "labels teach nothing about a new task. Did you mean labels='local' "
-            "(TaskSet(..., labels='local')), where classes mean something only inside "
-            "their task?"
-        )

@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklmeta import _episodes
+from sklmeta._checks import diverged, finite_rows
+from sklmeta._meta_training import episode_spec, standardised
+from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Rows
+from sklmeta.engine.episodes import EpisodeSampler
+from sklmeta.engine.inference import run_episodes
+from sklmeta.tasks import ClassPool, TaskSet
 
-__all__ = ["MeanAccuracy", "PooledR2"]
+__all__ = ["MeanAccuracy", "PooledR2", "score_tasks"]
+
+EPISODES_PER_PASS = 256
+
+
+def score_tasks(
+    meta: Any,
+    tasks: TaskSet | ClassPool,
+    seed: int,
+    total: MeanAccuracy | PooledR2,
+) -> float:
+    """Adapt a fitted meta-learner to episodes of tasks, and sum up its scores.
+
+    Raises
+    ------
+    MetaTrainingError
+        Naming the task, if adapting to it diverges.
+    """
+    preparation = meta._preparation
+    pool = preparation.pool(tasks, resolve_device(meta.device))
+    sampler = EpisodeSampler(pool, episode_spec(meta, preparation, n_query=None))
+    index = _episodes.scoring_index(sampler, seed)
+    learner = meta._configured_learner()
+    for start in range(0, len(index), EPISODES_PER_PASS):
+        part = index[start : start + EPISODES_PER_PASS]
+        episodes = next(standardised(iter([sampler.gather(part)]), preparation))
+        outputs = run_episodes(learner, episodes)
+        bad = ~finite_rows(outputs, meta._classifies) & episodes.query.mask.cpu()
+        if bad.any():
+            first = int(part.task[bad.any(1)][0])
+            where = (
+                "an episode" if pool.is_class_pool else f"task {pool.names[first]!r}"
+            )
+            raise diverged(meta, where)
+        total.add(outputs, episodes.query)
+    return total.value()
 
 
 class MeanAccuracy:

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sklmeta._checks import diverged, finite_rows, label_column
 from sklmeta._parameters import resolve_device
 from sklmeta._pooling import concat_rows, pool_rows
 from sklmeta._preparation import Preparation
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.pool import RowPool
-from sklmeta.exceptions import MetaTrainingError
 from sklmeta.tasks import TaskSet
 
 __all__ = ["SupportBatch", "encode_supports"]
@@ -43,23 +43,30 @@ class SupportBatch:
     level: Tensor | None = None
     spread: Tensor | None = None
 
-    def decode(self, outputs: Tensor) -> list[NDArray[Any]]:
-        """Return each task's predictions, from outputs (T, Q, ·) on the CPU."""
-        sizes = self.episodes.query.mask.sum(1).tolist()
-        for name, size, own in zip(self.names, sizes, outputs, strict=True):
-            if torch.isnan(own[:size]).any():
-                raise MetaTrainingError(
-                    f"Adapting to task {name!r} gave numbers that are not "
-                    "finite. Lower inner_lr or inner_steps."
-                )
+    def decode(self, outputs: Tensor, meta: Any) -> list[NDArray[Any]]:
+        """Return each task's predictions, from outputs (T, Q, ·) on the CPU.
+
+        Raises
+        ------
+        MetaTrainingError
+            Naming the task, if adapting to it diverged.
+        """
+        real = self.episodes.query.mask.cpu()
+        sizes = real.sum(1).tolist()
+        bad = (~finite_rows(outputs, meta._classifies) & real).any(1)
+        if bad.any():
+            raise diverged(meta, f"task {self.names[int(bad.int().argmax())]!r}")
         if not self.preparation.settings.classifies:
             decoded = self.preparation.decode_targets(self._in_units(outputs).numpy())
             return [own[:size] for own, size in zip(decoded, sizes, strict=True)]
         best = outputs.nan_to_num().argmax(-1).numpy()
-        shared = self.preparation.classes
+        classes = self.classes
+        if self.preparation.classes is not None:
+            classes = [self.preparation.classes] * len(sizes)
+        assert classes is not None
         return [
-            (shared if shared is not None else self.classes[task])[best[task, :size]]
-            for task, size in enumerate(sizes)
+            own[best[task, :size]]
+            for task, (own, size) in enumerate(zip(classes, sizes, strict=True))
         ]
 
     def _in_units(self, outputs: Tensor) -> Tensor:
@@ -103,7 +110,7 @@ def encode_supports(
 
 
 def _query_pool(
-    meta: Any, query_Xs: Sequence[ArrayLike], names: Sequence[Any], device: torch.device
+    meta: Any, query_Xs: Sequence[Any], names: Sequence[Any], device: torch.device
 ) -> RowPool:
     """Return the query rows of every task on the device, without targets."""
     parts = [
@@ -120,9 +127,8 @@ def _query_pool(
 def _local_codes(tasks: TaskSet) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
     """Return each task's sorted classes, and every row's position among them."""
     rows = tasks.rows()
-    pairs = [
-        np.unique(rows.y[rows.task(t)], return_inverse=True) for t in range(len(rows))
-    ]
+    y = label_column(rows, list(tasks.names))
+    pairs = [np.unique(y[rows.task(t)], return_inverse=True) for t in range(len(rows))]
     codes = np.concatenate([codes for _, codes in pairs]).astype(np.int64)
     return [classes for classes, _ in pairs], codes
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import numbers
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,48 +12,23 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from sklmeta import _episodes, _leakage, _scores
+from sklmeta import _leakage, _meta_training, _scores
+from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
-from sklmeta._preparation import Preparation, Settings
+from sklmeta._preparation import Preparation
 from sklmeta._supports import encode_supports
-from sklmeta.backbones.build import build_backbone, feature_size
-from sklmeta.engine.batches import Episodes
-from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
 from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.learner import Learner
-from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
+from sklmeta.engine.training import TrainingResult
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
-from sklmeta.tasks import (
-    ClassPool,
-    TaskSet,
-    ValidationTasks,
-    as_tasks,
-)
+from sklmeta.tasks import TaskSet, as_tasks
 
 __all__ = ["BaseMetaLearner", "MetaClassifierMixin", "MetaRegressorMixin"]
-
-SAMPLED_TASKS = 200
-EPISODES_PER_PASS = 256
-
-
-@dataclass
-class _Seeds:
-    """Independent seeds for everything that is drawn in one fit."""
-
-    weights: int
-    episodes: int
-    held_out: int
-    dropout: int
-
-    @classmethod
-    def of(cls, random_state: Any) -> _Seeds:
-        state = check_random_state(random_state)
-        return cls(*state.randint(np.iinfo(np.int32).max, size=4).tolist())
 
 
 class BaseMetaLearner(BaseEstimator):
@@ -64,10 +37,25 @@ class BaseMetaLearner(BaseEstimator):
     Subclasses add their parameters, `_make_learner`, and one of the two mixins.
     """
 
+    _classifies: ClassVar[bool]
+    learner_: Learner
+    history_: History
+    n_iter_: int
+    n_features_in_: int
+    _preparation: Preparation
+    _optimizer_state: dict[str, Any] | None
+    _seen_tasks: dict[Any, bytes]
+    _trained_with: dict[str, Any]
+
     # Parameters that act when adapting; all others only in meta-training.
     _adaptation_parameters: ClassVar[tuple[str, ...]] = ()
     # What to lower when meta-training diverges.
     _step_sizes: ClassVar[tuple[str, ...]] = ("outer_lr",)
+    # Built into the learner or its preparation by the first fit.
+    _structural_parameters: ClassVar[tuple[str, ...]] = (
+        *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
+        *("first_order", "transductive"),
+    )
     # Changed freely after meta-training: they shape episodes, or are set by wrappers.
     _exempt_parameters: ClassVar[tuple[str, ...]] = (
         *("random_state", "device", "verbose", "n_shot", "n_way", "n_query"),
@@ -178,29 +166,26 @@ class BaseMetaLearner(BaseEstimator):
         MetaTrainingError
             If the meta-loss stops being finite. What was learned before is kept.
         """
-        self._check_parameters()
-        seeds = _Seeds.of(self.random_state)
         goes_on = self.warm_start and hasattr(self, "learner_")
+        seeds = self._start(goes_on)
         tasks = as_tasks(X, y, groups)
-        sample = self._representative(tasks, seeds.held_out)
-        preparation = self._preparation if goes_on else self._learn(sample)
-        if goes_on:
-            preparation.check_width(self, sample.rows())
-        learner = (
-            copy.deepcopy(self.learner_)
-            if goes_on
-            else self._new_learner(preparation, seeds.weights)
+        sample = representative(tasks, seeds.held_out)
+        preparation, learner = self._prepared(sample, None, seeds, goes_on)
+        train_tasks, held_out = _meta_training.split_held_out(
+            self, tasks, validation_tasks, seeds.held_out
         )
-        train_tasks, held_out = self._held_out(tasks, validation_tasks, seeds)
-        stream = self._stream(train_tasks, preparation, seeds)
-        validation = self._fixed_episodes(held_out, preparation, seeds.held_out)
-        state = self._optimizer_state if goes_on else None
-        result = self._train(learner, stream, validation, state, self.max_iter, seeds)
-        self._install(preparation, learner, result, goes_on)
-        self._remember(train_tasks, goes_on)
-        if result.interrupted is not None:
-            raise result.interrupted
-        return self
+        stream = _meta_training.training_episodes(
+            self, train_tasks, preparation, seeds.episodes
+        )
+        validation = _meta_training.fixed_episodes(
+            self, held_out, preparation, seeds.held_out
+        )
+        seen = _leakage.fingerprints(train_tasks)
+        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        result = _meta_training.train(
+            self, learner, stream, validation, state, self.max_iter, seeds.dropout
+        )
+        return self._install(preparation, learner, result, seen, goes_on)
 
     def partial_fit(
         self,
@@ -235,167 +220,51 @@ class BaseMetaLearner(BaseEstimator):
         MetaTrainingError
             If the meta-loss stops being finite. What was learned before is kept.
         """
-        self._check_parameters()
-        seeds = _Seeds.of(self.random_state)
         goes_on = hasattr(self, "learner_")
+        seeds = self._start(goes_on)
         tasks = as_tasks(X, y, groups)
-        sample = self._representative(tasks, seeds.held_out)
+        sample = representative(tasks, seeds.held_out)
+        preparation, learner = self._prepared(sample, classes, seeds, goes_on)
+        batches = _meta_training.one_pass(self, tasks, preparation, seeds.episodes)
+        seen = _leakage.fingerprints(tasks)
+        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        result = _meta_training.train(
+            self, learner, iter(batches), None, state, len(batches), seeds.dropout
+        )
+        return self._install(preparation, learner, result, seen, goes_on)
+
+    def _start(self, goes_on: bool) -> Seeds:
+        """Check parameters before anything is drawn; return the seeds of this call."""
+        self._check_parameters()
+        seeds = Seeds.of(self.random_state)
+        if goes_on:
+            self._refuse_changes_of(self._structural_parameters, "in the first fit")
+            # Each call draws its own episodes.
+            seeds.episodes = (seeds.episodes + self.n_iter_) % 2**31
+        return seeds
+
+    def _prepared(
+        self, tasks: Any, classes: ArrayLike | None, seeds: Seeds, goes_on: bool
+    ) -> tuple[Preparation, Learner]:
+        """Return how rows are prepared and the learner to train: new, or a copy."""
         if goes_on:
             preparation = self._preparation
-            preparation.check_width(self, sample.rows())
+            preparation.check_width(self, tasks.rows())
             learner = copy.deepcopy(self.learner_)
-            # Each pass draws its own episodes.
-            seeds.episodes = (seeds.episodes + self.n_iter_) % 2**31
         else:
-            preparation = self._learn(sample).with_classes(classes)
-            learner = self._new_learner(preparation, seeds.weights)
-        batches = self._one_pass(tasks, preparation, seeds)
-        state = self._optimizer_state if goes_on else None
-        result = self._train(learner, iter(batches), None, state, len(batches), seeds)
-        self._install(preparation, learner, result, goes_on)
-        self._remember(tasks, goes_on)
-        if result.interrupted is not None:
-            raise result.interrupted
-        return self
-
-    def _representative(self, tasks: Any, seed: int) -> TaskSet | ClassPool:
-        """Return tasks to learn scales and classes from."""
-        if isinstance(tasks, TaskSet | ClassPool):
-            return tasks
-        return tasks.sample(SAMPLED_TASKS, seed)
-
-    def _learn(self, tasks: TaskSet | ClassPool) -> Preparation:
-        settings = Settings(
-            name=type(self).__name__,
-            classifies=self._classifies,
-            image_shape=None if self.image_shape is None else tuple(self.image_shape),
-            normalize_x=self.normalize_x,
-            normalize_y=getattr(self, "normalize_y", False),
-        )
-        return Preparation.learn(settings, tasks)
-
-    def _new_learner(self, preparation: Preparation, seed: int) -> Learner:
-        shape = preparation.input_shape
-        backbone = build_backbone(self.backbone, shape, seed=seed)
-        n_features = feature_size(backbone, shape)
-        generator = torch.Generator().manual_seed(seed)
-        learner = self._make_learner(
-            backbone, n_features, preparation.n_outputs, generator
-        )
-        if preparation.is_image:
-            # The layout that convolutions are fastest in, and images come in.
-            learner = learner.to(memory_format=torch.channels_last)
-        return learner
-
-    def _spec(self, preparation: Preparation, **changes: Any) -> EpisodeSpec:
-        """Return the shape of episodes that this estimator's parameters ask for."""
-        values = {
-            "n_shot": self.n_shot,
-            "n_query": self.n_query,
-            "n_way": self.n_way,
-            "per_class": preparation.labels == "local",
-            "support_order": self.support_order,
-            "small_tasks": self.small_tasks,
-        }
-        return EpisodeSpec(**{**values, **changes})
-
-    def _stream(
-        self, tasks: Any, preparation: Preparation, seeds: _Seeds
-    ) -> Iterator[Episodes]:
-        """Return endless batches of training episodes."""
-        device = resolve_device(self.device)
-        generator = torch.Generator().manual_seed(seeds.episodes)
-        spec = self._spec(preparation)
-        if isinstance(tasks, TaskSet | ClassPool):
-            sampler = EpisodeSampler(preparation.pool(tasks, device), spec)
-            batches = _episodes.endless_batches(sampler, self.batch_size, generator)
-        else:
-            batches = _episodes.sampled_batches(
-                tasks,
-                lambda fresh: preparation.pool(fresh, device),
-                spec,
-                self.batch_size,
-                generator,
-            )
-        return _standardised(batches, preparation)
-
-    def _one_pass(
-        self, tasks: Any, preparation: Preparation, seeds: _Seeds
-    ) -> list[Episodes]:
-        """Return the batches of one pass over tasks."""
-        if not isinstance(tasks, TaskSet | ClassPool):
-            return [next(self._stream(tasks, preparation, seeds))]
-        device = resolve_device(self.device)
-        generator = torch.Generator().manual_seed(seeds.episodes)
-        pool = preparation.pool(tasks, device)
-        sampler = EpisodeSampler(pool, self._spec(preparation))
-        batches = _episodes.one_pass(sampler, self.batch_size, generator)
-        return list(_standardised(batches, preparation))
-
-    def _held_out(
-        self, tasks: Any, validation_tasks: Any, seeds: _Seeds
-    ) -> tuple[Any, Any]:
-        """Return tasks to train on, and held-out tasks or None."""
-        if validation_tasks is not None:
-            if isinstance(validation_tasks, ValidationTasks):
-                validation_tasks = validation_tasks.tasks
-            return tasks, as_tasks(validation_tasks)
-        if not self.early_stopping:
-            return tasks, None
-        if not isinstance(tasks, TaskSet | ClassPool):
-            return tasks, tasks
-        return _episodes.hold_out(
-            tasks, self.validation_fraction, self.n_way, seeds.held_out
-        )
-
-    def _fixed_episodes(
-        self, tasks: Any, preparation: Preparation, seed: int
-    ) -> list[Episodes] | None:
-        """Return the episodes of held-out tasks that every epoch is judged on."""
-        if tasks is None:
-            return None
-        tasks = self._representative(tasks, seed)
-        preparation.check_row_shape(tasks.rows().row_shape)
-        pool = preparation.pool(tasks, resolve_device(self.device))
-        sampler = EpisodeSampler(pool, self._spec(preparation))
-        n_episodes = max(_episodes.HELD_OUT_EPISODES, len(sampler.task_ids))
-        index = sampler.draw(n_episodes, torch.Generator().manual_seed(seed))
-        batches = _episodes.batches_of(sampler, index, self.batch_size)
-        return list(_standardised(batches, preparation))
-
-    def _train(
-        self,
-        learner: Learner,
-        stream: Iterator[Episodes],
-        validation: Sequence[Episodes] | None,
-        optimizer_state: dict[str, Any] | None,
-        n_updates: int,
-        seeds: _Seeds,
-    ) -> TrainingResult:
-        sizes = [f"{name} (now {getattr(self, name)})" for name in self._step_sizes]
-        options = TrainingOptions(
-            optimizer=self.optimizer,
-            outer_lr=self.outer_lr,
-            n_updates=n_updates,
-            eval_every=self.eval_every,
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            callbacks=self.callbacks or (),
-            verbose=self.verbose,
-            remedy=f"Lower {' or '.join(sizes)}.",
-        )
-        learner = learner.to(resolve_device(self.device)).eval()
-        if not any(p.requires_grad for p in learner.parameters()):
-            return TrainingResult(History(), 0, {})  # nothing to learn by gradients
-        with _dropout_seeded(learner, seeds.dropout):
-            return meta_train(learner, stream, validation, options, optimizer_state)
+            preparation = _meta_training.learn_preparation(self, tasks, classes)
+            learner = _meta_training.new_learner(self, preparation, seeds.weights)
+        _meta_training.episode_spec(self, preparation)  # refuses wrong counts
+        return preparation, learner
 
     def _install(
         self,
         preparation: Preparation,
         learner: Learner,
         result: TrainingResult,
+        seen: dict[Any, bytes],
         goes_on: bool,
-    ) -> None:
+    ) -> Self:
         """Set the fitted attributes, all at once and only when nothing failed."""
         history = copy.deepcopy(self.history_) if goes_on else type(result.history)()
         for row in result.history:
@@ -415,12 +284,12 @@ class BaseMetaLearner(BaseEstimator):
         self._preparation = preparation
         self._optimizer_state = result.optimizer_state
         self._trained_with = self.get_params(deep=False)
-        self.__dict__.pop("adapted_", None)
-
-    def _remember(self, tasks: Any, goes_on: bool) -> None:
-        """Keep what is needed to warn of scoring on tasks that were trained on."""
-        seen = _leakage.fingerprints(tasks)
+        # What is scored is compared with it, to warn of leakage.
         self._seen_tasks = {**self._seen_tasks, **seen} if goes_on else seen
+        self.__dict__.pop("adapted_", None)
+        if result.interrupted is not None:
+            raise result.interrupted
+        return self
 
     # Adapting and predicting -----------------------------------------------------
 
@@ -449,10 +318,8 @@ class BaseMetaLearner(BaseEstimator):
         """
         check_is_fitted(self, "learner_")
         self._check_parameters()
-        adapted = self._few_shot()
-        adapted.fit(X_support, y_support)
-        self.adapted_ = adapted
-        return adapted
+        self.adapted_ = self._adapted_to(X_support, y_support)
+        return self.adapted_
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict rows of the task that was adapted to last.
@@ -508,10 +375,11 @@ class BaseMetaLearner(BaseEstimator):
             )
         self._preparation.check_width(self, tasks.rows())
         batch = encode_supports(self, tasks, query_Xs)
-        return batch.decode(run_episodes(self._configured_learner(), batch.episodes))
+        outputs = run_episodes(self._configured_learner(), batch.episodes)
+        return batch.decode(outputs, self)
 
-    def _few_shot(self) -> Any:
-        """Return the unfitted few-shot estimator of this meta-learner."""
+    def _adapted_to(self, X: ArrayLike, y: ArrayLike) -> Any:
+        """Return the few-shot estimator of this meta-learner, fitted to rows."""
         raise NotImplementedError
 
     def _last_adapted(self) -> Any:
@@ -528,7 +396,9 @@ class BaseMetaLearner(BaseEstimator):
     def _configured_learner(self) -> Learner:
         """Return the learner with the adaptation parameters as they are now."""
         names = self.learner_.adaptation_options
-        return self.learner_.with_options(**{n: getattr(self, n) for n in names})
+        # A pickle holds CPU tensors, whatever the device it is used on later.
+        learner = _meta_training.moved_to(self.learner_, resolve_device(self.device))
+        return learner.with_options(**{n: getattr(self, n) for n in names})
 
     def _own_copy(self) -> Self:
         """Return a copy that shares the immutable weights and owns its parameters."""
@@ -543,14 +413,18 @@ class BaseMetaLearner(BaseEstimator):
     def _refuse_changed_parameters(self) -> None:
         """Refuse meta-training parameters that changed since meta-training."""
         free = {*self._adaptation_parameters, *self._exempt_parameters}
-        for name, now in self.get_params(deep=False).items():
-            before = self._trained_with.get(name)
-            if name in free or now is before or _same(now, before):
+        names = [name for name in self.get_params(deep=False) if name not in free]
+        self._refuse_changes_of(names, "in meta-training only")
+
+    def _refuse_changes_of(self, names: Sequence[str], when: str) -> None:
+        for name in names:
+            now, before = getattr(self, name, None), self._trained_with.get(name)
+            if now is before or _same(now, before):
                 continue
             raise ValueError(
-                f"{name}={now!r} acts in meta-training only, and this "
-                f"{type(self).__name__} was meta-trained with {name}={before!r}. "
-                f"Search over it with the meta-learner itself on tasks, or set it back."
+                f"{name}={now!r} acts {when}, and this {type(self).__name__} was "
+                f"meta-trained with {name}={before!r}. Set it back, or meta-train anew "
+                "with fit on tasks (where a search over tasks can tune it)."
             )
 
     # Judging ---------------------------------------------------------------------
@@ -602,22 +476,11 @@ class BaseMetaLearner(BaseEstimator):
             )
         tasks = as_tasks(X, y, groups)
         _leakage.warn_of_seen(tasks, self._seen_tasks, stacklevel=2)
-        seed = (
-            self.random_state if isinstance(self.random_state, numbers.Integral) else 0
-        )
-        tasks = self._representative(tasks, seed)
+        given = isinstance(self.random_state, numbers.Integral)
+        seed = int(self.random_state) if given else 0
+        tasks = representative(tasks, seed)
         self._preparation.check_width(self, tasks.rows())
-        pool = self._preparation.pool(tasks, resolve_device(self.device))
-        spec = self._spec(self._preparation, n_query=None)
-        sampler = EpisodeSampler(pool, spec)
-        index = _episodes.scoring_index(sampler, seed)
-        learner = self._configured_learner()
-        total = self._new_score()
-        for start in range(0, len(index), EPISODES_PER_PASS):
-            episodes = sampler.gather(index[start : start + EPISODES_PER_PASS])
-            ready = next(_standardised(iter([episodes]), self._preparation))
-            total.add(run_episodes(learner, ready), ready.query)
-        return total.value()
+        return _scores.score_tasks(self, tasks, seed, self._new_score())
 
     # Storing ---------------------------------------------------------------------
 
@@ -625,9 +488,13 @@ class BaseMetaLearner(BaseEstimator):
         """Return the state to pickle: CPU tensors, optimizer only with warm_start."""
         state = dict(super().__getstate__())
         if "learner_" in state:
-            state["learner_"] = copy.deepcopy(state["learner_"]).cpu()
-            if not self.warm_start:
-                state["_optimizer_state"] = None
+            state["learner_"] = _on_cpu(state["learner_"])
+            keeps_optimizer = self.warm_start and state["_optimizer_state"]
+            state["_optimizer_state"] = (
+                pytree.tree_map(_to_cpu, state["_optimizer_state"])
+                if keeps_optimizer
+                else None
+            )
         return state
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -660,8 +527,9 @@ class MetaClassifierMixin(ClassifierMixin):
         """
         return self._last_adapted().predict_proba(X)
 
-    def _few_shot(self: Any) -> FewShotClassifier:
-        return FewShotClassifier(self._own_copy(), missing_classes="allow")
+    def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotClassifier:
+        few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
+        return few_shot._fit(X, y, takes_ranks=False)
 
     def _new_score(self) -> _scores.MeanAccuracy:
         return _scores.MeanAccuracy()
@@ -674,35 +542,31 @@ class MetaRegressorMixin(RegressorMixin):
     score = BaseMetaLearner.score  # RegressorMixin has its own, on rows
 
     def _check_parameters(self: Any) -> None:
-        super()._check_parameters()  # type: ignore[misc]
+        super()._check_parameters()
         check_choice("normalize_y", self.normalize_y, (True, False, "task"))
 
-    def _few_shot(self: Any) -> FewShotRegressor:
-        return FewShotRegressor(self._own_copy())
+    def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotRegressor:
+        return FewShotRegressor(self._own_copy()).fit(X, y)
 
     def _new_score(self) -> _scores.PooledR2:
         return _scores.PooledR2()
 
 
-def _standardised(
-    batches: Iterator[Episodes], preparation: Preparation
-) -> Iterator[Episodes]:
-    """Put targets in units of their own support rows, where that is asked for."""
-    targets = preparation.task_targets
-    return batches if targets is None else map(targets.standardise, batches)
+def _on_cpu(learner: Learner) -> Learner:
+    """Return the learner itself if it is on the CPU, so that pickles share it."""
+    if _meta_training.is_on(learner, torch.device("cpu")):
+        return learner
+    return copy.deepcopy(learner).cpu()
 
 
-@contextmanager
-def _dropout_seeded(learner: Learner, seed: int) -> Iterator[None]:
-    """Seed torch's global generator for modules with dropout, and restore it after."""
-    drops = any("Dropout" in type(layer).__name__ for layer in learner.modules())
-    with torch.random.fork_rng() if drops else nullcontext():
-        if drops:
-            torch.manual_seed(seed)
-        yield
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, BaseEstimator) and type(a) is type(b):
+        mine, other = a.get_params(deep=False), b.get_params(deep=False)
+        return all(_same(mine[name], other[name]) for name in mine)
     try:
         return bool(a == b)
     except (TypeError, ValueError, RuntimeError):

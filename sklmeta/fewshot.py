@@ -27,15 +27,20 @@ from sklearn.utils.validation import (
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sklmeta._checks import diverged, finite_rows
 from sklmeta._parameters import check_choice, resolve_device
 from sklmeta._preparation import Preparation
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.inference import adapt, predict
 from sklmeta.engine.learner import State
 from sklmeta.engine.pool import RowPool
-from sklmeta.exceptions import MetaTrainingError
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
+
+_FITTED = (
+    *("meta_", "classes_", "n_features_in_", "feature_names_in_"),
+    *("_state", "_scale"),
+)
 
 
 class _FewShotEstimator(BaseEstimator):
@@ -59,9 +64,10 @@ class _FewShotEstimator(BaseEstimator):
         self : object
             This estimator.
         """
+        meta = params.get("meta", self.meta)
         nested = any(name.startswith("meta__") for name in params)
-        if nested and "meta" not in params and hasattr(self.meta, "_own_copy"):
-            self.meta = self.meta._own_copy()
+        if nested and hasattr(meta, "_own_copy"):
+            params = {**params, "meta": meta._own_copy()}
         return super().set_params(**params)
 
     def __sklearn_clone__(self) -> Self:
@@ -89,8 +95,8 @@ class _FewShotEstimator(BaseEstimator):
         if not hasattr(self.meta, "learner_"):
             raise NotFittedError(
                 f"meta is a {type(self.meta).__name__} that is not meta-trained. Call "
-                "its fit(tasks) first. scikit-learn's clone empties a meta-learner that "
-                "is a parameter value, as in {'meta': [a, b]}: compare "
+                "its fit(tasks) first. scikit-learn's clone empties a meta-learner "
+                "that is a parameter value, as in {'meta': [a, b]}: compare "
                 f"{type(self).__name__}(a) and {type(self).__name__}(b) instead."
             )
         meta = self.meta._own_copy()
@@ -99,22 +105,35 @@ class _FewShotEstimator(BaseEstimator):
         return meta
 
     def _validated_support(
-        self, preparation: Preparation, X: Any, y: Any
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return checked support rows and targets, in scikit-learn's words."""
-        self.n_features_in_ = preparation.n_features_in
+        self, meta: Any, X: Any, y: Any
+    ) -> tuple[Self, NDArray[Any], NDArray[Any]]:
+        """Check support rows and targets, in scikit-learn's words.
+
+        Returns an unfitted estimator too, to adapt: a call that fails leaves this one
+        as it was.
+        """
+        preparation = meta._preparation
+        blank = type(self).__new__(type(self))
+        blank.meta_ = meta
+        blank.n_features_in_ = preparation.n_features_in
         if preparation.feature_names is not None:
-            self.feature_names_in_ = preparation.feature_names
+            blank.feature_names_in_ = preparation.feature_names
+        X, y = _in_memory(X), _in_memory(y)
         if len(preparation.row_shape) == 1:
             classifies = preparation.settings.classifies
-            X, y = validate_data(
-                self, _in_memory(X), y, reset=False, multi_output=not classifies
-            )
-            return X, y
-        X = self._validated_query(preparation, X)
+            X, y = validate_data(blank, X, y, reset=False, multi_output=not classifies)
+            return blank, X, y
+        X = blank._validated_query(preparation, X)
         y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
         check_consistent_length(X, y)
-        return X, y
+        return blank, X, y
+
+    def _take_over(self, fitted: Self) -> Self:
+        """Take the fitted attributes of an estimator that was just adapted."""
+        for name in _FITTED:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(fitted.__dict__)
+        return self
 
     def _validated_query(self, preparation: Preparation, X: Any) -> NDArray[Any]:
         """Return checked rows; tables in scikit-learn's words, images by shape."""
@@ -131,7 +150,10 @@ class _FewShotEstimator(BaseEstimator):
         y: NDArray[Any],
         n_way: int | None = None,
     ) -> Rows:
-        """Adapt to checked rows and encoded targets; keep the state."""
+        """Adapt to checked rows and encoded targets; keep the state.
+
+        Returns the support rows as the learner gets them, targets not yet rescaled.
+        """
         device = resolve_device(meta.device)
         x = meta._preparation.features(X)
         pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
@@ -145,7 +167,6 @@ class _FewShotEstimator(BaseEstimator):
         scaled = support if targets is None else targets.standardise_support(support)
         state = adapt(meta._configured_learner(), scaled)
         _refuse_non_finite(state, meta)
-        self.meta_ = meta
         self._state = state
         return support
 
@@ -163,7 +184,10 @@ class _FewShotEstimator(BaseEstimator):
         )
         state = pytree.tree_map(lambda leaf: leaf.to(device), self._state)
         query = pool.take(torch.arange(len(x))[None])
-        return predict(meta._configured_learner().to(device), state, query)[0].cpu()
+        outputs = predict(meta._configured_learner(), state, query)[0].cpu()
+        if not finite_rows(outputs, meta._classifies).all():
+            raise diverged(meta, "the support rows, or predicting rows far from them,")
+        return outputs
 
 
 class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
@@ -239,19 +263,23 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         MetaTrainingError
             If adaptation diverges.
         """
+        return self._fit(X, y, takes_ranks=True)
+
+    def _fit(self, X: Any, y: Any, *, takes_ranks: bool) -> Self:
+        """Adapt; ranks of shared labels are for wrappers, which encode labels."""
         check_choice("missing_classes", self.missing_classes, ("raise", "allow"))
         meta = self._fitted_meta()
-        X, y = self._validated_support(meta._preparation, X, y)
-        y = column_or_1d(y, warn=True)
+        adapted, X, y = self._validated_support(meta, X, y)
+        y = np.asarray(column_or_1d(y, warn=True))
         check_classification_targets(y)
         if meta._preparation.labels == "local":
             classes, codes = np.unique(y, return_inverse=True)
-            self._adapt(meta, X, codes.astype(np.int64), n_way=len(classes))
+            adapted._adapt(meta, X, codes.astype(np.int64), n_way=len(classes))
         else:
-            classes, codes = self._shared_codes(meta._preparation, y)
-            self._adapt(meta, X, codes)
-        self.classes_ = classes
-        return self
+            classes, codes = self._shared_codes(meta._preparation, y, takes_ranks)
+            adapted._adapt(meta, X, codes)
+        adapted.classes_ = classes
+        return self._take_over(adapted)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels.
@@ -295,32 +323,32 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         return torch.softmax(self._outputs(X).double(), dim=-1).numpy()
 
     def _shared_codes(
-        self, preparation: Preparation, y: NDArray[Any]
+        self, preparation: Preparation, y: NDArray[Any], takes_ranks: bool
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return classes, and codes of labels that are classes or their ranks."""
-        known = preparation.classes
-        assert known is not None
-        present, n_classes = np.unique(y), len(known)
-        ranks = np.arange(n_classes)
-        as_labels = bool(np.isin(present, known).all())
-        as_ranks = present.dtype.kind in "iufb" and bool(np.isin(present, ranks).all())
-        if len(present) < n_classes and self.missing_classes == "raise":
-            preparation.encode_labels(present, "") if not as_ranks else None
+        assert preparation.classes is not None
+        known, present = preparation.classes.tolist(), np.unique(y).tolist()
+        ranks = list(range(len(known)))
+        as_labels = set(present) <= set(known)
+        as_ranks = takes_ranks and set(present) <= set(ranks)
+        if not (as_labels or as_ranks):
+            preparation.encode_labels(y, "")  # says which are unknown
+        complete = len(present) == len(known)
+        if not complete and self.missing_classes == "raise":
             raise ValueError(
-                f"y holds {len(present)} of the {n_classes} classes of the meta-"
-                f"training tasks, {known.tolist()}: {present.tolist()}. Give support "
-                "rows of every class, or use missing_classes='allow'."
+                f"y holds {len(present)} {'class' if len(present) == 1 else 'classes'}"
+                f", {present}, but the meta-training tasks had {len(known)}: {known}. "
+                "Give support rows of every class, or use missing_classes='allow'."
             )
-        same = np.array_equal(known, ranks)
-        if as_labels and as_ranks and not same and len(present) < n_classes:
+        if as_labels and as_ranks and known != ranks and not complete:
             raise ValueError(
-                f"y={present.tolist()} can be read as labels and as ranks of the "
-                f"classes {known.tolist()}. Meta-train on labels 0..{n_classes - 1} to "
-                "use this wrapper with missing classes."
+                f"y={present} can be read as labels and as ranks of the classes "
+                f"{known}. Meta-train on labels 0..{len(known) - 1} to use this "
+                "wrapper with missing classes."
             )
         if as_ranks and not as_labels:
-            return ranks, y.astype(np.int64)
-        return known, preparation.encode_labels(y, "")
+            return np.asarray(ranks), y.astype(np.int64)
+        return preparation.classes, preparation.encode_labels(y, "")
 
 
 class FewShotRegressor(RegressorMixin, _FewShotEstimator):
@@ -394,12 +422,13 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
         """
         meta = self._fitted_meta()
         preparation = meta._preparation
-        X, y = self._validated_support(preparation, X, y)
-        support = self._adapt(meta, X, preparation.encode_targets(y))
-        self._scale = None
+        adapted, X, y = self._validated_support(meta, X, y)
+        support = adapted._adapt(meta, X, preparation.encode_targets(y))
+        adapted._scale = None
         if preparation.task_targets is not None:
-            self._scale = preparation.task_targets.scale(support)
-        return self
+            scale = preparation.task_targets.scale(support)
+            adapted._scale = tuple(part[0].cpu() for part in scale)
+        return self._take_over(adapted)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predict targets.
@@ -421,7 +450,7 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
         """
         outputs = self._outputs(X)
         if self._scale is not None:
-            level, spread = (part[0].cpu() for part in self._scale)
+            level, spread = self._scale
             outputs = outputs * spread + level
         return self.meta_._preparation.decode_targets(outputs.numpy())
 
@@ -439,11 +468,4 @@ def _refuse_non_finite(state: State, meta: Any) -> None:
     for leaf in pytree.tree_leaves(state):
         floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
         if floating and not torch.isfinite(leaf).all():
-            remedy = " or ".join(
-                f"{name} (now {getattr(meta, name)!r})"
-                for name in meta._adaptation_parameters
-            )
-            raise MetaTrainingError(
-                f"Adapting {type(meta).__name__} to these support rows gave numbers "
-                f"that are not finite. Lower {remedy}, or check the scale of X and y."
-            )
+            raise diverged(meta, "these support rows")

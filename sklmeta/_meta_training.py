@@ -1,0 +1,257 @@
+"""The outer loop as estimators run it: which episodes, which held-out ones, and how.
+
+Functions of an unfitted or fitted meta-learner's parameters; they change nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from skorch.history import History
+
+from sklmeta import _episodes
+from sklmeta._parameters import resolve_device
+from sklmeta._preparation import Preparation, Settings
+from sklmeta.backbones.build import build_backbone, feature_size
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
+from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
+
+__all__ = [
+    "Seeds",
+    "episode_spec",
+    "fixed_episodes",
+    "is_on",
+    "learn_preparation",
+    "moved_to",
+    "new_learner",
+    "one_pass",
+    "representative",
+    "resumed_optimizer",
+    "split_held_out",
+    "standardised",
+    "train",
+    "training_episodes",
+]
+
+SAMPLED_TASKS = 200
+
+
+@dataclass
+class Seeds:
+    """Independent seeds for everything that is drawn in one fit."""
+
+    weights: int
+    episodes: int
+    held_out: int
+    dropout: int
+
+    @classmethod
+    def of(cls, random_state: Any) -> Seeds:
+        """Draw the seeds from what scikit-learn takes as `random_state`."""
+        state = check_random_state(random_state)
+        return cls(*state.randint(np.iinfo(np.int32).max, size=4).tolist())
+
+
+def representative(tasks: Any, seed: int) -> TaskSet | ClassPool:
+    """Return tasks to learn scales and classes from."""
+    if isinstance(tasks, TaskSet | ClassPool):
+        return tasks
+    return tasks.sample(SAMPLED_TASKS, seed)
+
+
+def learn_preparation(
+    estimator: Any, tasks: TaskSet | ClassPool, classes: Any = None
+) -> Preparation:
+    """Learn how rows are prepared, by the estimator's parameters."""
+    shape = estimator.image_shape
+    settings = Settings(
+        name=type(estimator).__name__,
+        classifies=estimator._classifies,
+        image_shape=None if shape is None else tuple(shape),
+        normalize_x=estimator.normalize_x,
+        normalize_y=getattr(estimator, "normalize_y", False),
+    )
+    return Preparation.learn(settings, tasks, classes)
+
+
+def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
+    """Return the estimator's learner with new weights."""
+    shape = preparation.input_shape
+    backbone = build_backbone(estimator.backbone, shape, seed=seed)
+    n_features = feature_size(backbone, shape)
+    generator = torch.Generator().manual_seed(seed)
+    learner = estimator._make_learner(
+        backbone, n_features, preparation.n_outputs, generator
+    )
+    if preparation.is_image:
+        # The layout that convolutions are fastest in, and images come in.
+        learner = learner.to(memory_format=torch.channels_last)
+    return learner
+
+
+def episode_spec(
+    estimator: Any, preparation: Preparation, **changes: Any
+) -> EpisodeSpec:
+    """Return the shape of episodes that the estimator's parameters ask for."""
+    values = {
+        "n_shot": estimator.n_shot,
+        "n_query": estimator.n_query,
+        "n_way": estimator.n_way,
+        "per_class": preparation.labels == "local",
+        "support_order": estimator.support_order,
+        "small_tasks": estimator.small_tasks,
+    }
+    return EpisodeSpec(**{**values, **changes})
+
+
+def training_episodes(
+    estimator: Any, tasks: Any, preparation: Preparation, seed: int
+) -> Iterator[Episodes]:
+    """Return endless batches of training episodes."""
+    device = resolve_device(estimator.device)
+    generator = torch.Generator().manual_seed(seed)
+    spec, batch_size = episode_spec(estimator, preparation), estimator.batch_size
+    if isinstance(tasks, TaskSet | ClassPool):
+        sampler = EpisodeSampler(preparation.pool(tasks, device), spec)
+        batches = _episodes.endless_batches(sampler, batch_size, generator)
+    else:
+        batches = _episodes.sampled_batches(
+            tasks,
+            lambda fresh: preparation.pool(fresh, device),
+            spec,
+            batch_size,
+            generator,
+        )
+    return standardised(batches, preparation)
+
+
+def one_pass(
+    estimator: Any, tasks: Any, preparation: Preparation, seed: int
+) -> list[Episodes]:
+    """Return the batches of one pass over tasks."""
+    if not isinstance(tasks, TaskSet | ClassPool):
+        return [next(training_episodes(estimator, tasks, preparation, seed))]
+    pool = preparation.pool(tasks, resolve_device(estimator.device))
+    sampler = EpisodeSampler(pool, episode_spec(estimator, preparation))
+    generator = torch.Generator().manual_seed(seed)
+    batches = _episodes.one_pass(sampler, estimator.batch_size, generator)
+    return list(standardised(batches, preparation))
+
+
+def split_held_out(
+    estimator: Any, tasks: Any, validation_tasks: Any, seed: int
+) -> tuple[Any, Any]:
+    """Return tasks to train on, and held-out tasks or None."""
+    if validation_tasks is not None:
+        if isinstance(validation_tasks, ValidationTasks):
+            validation_tasks = validation_tasks.tasks
+        return tasks, as_tasks(validation_tasks)
+    if not estimator.early_stopping:
+        return tasks, None
+    if not isinstance(tasks, TaskSet | ClassPool):
+        return tasks, tasks
+    return _episodes.hold_out(
+        tasks, estimator.validation_fraction, estimator.n_way, seed
+    )
+
+
+def fixed_episodes(
+    estimator: Any, tasks: Any, preparation: Preparation, seed: int
+) -> list[Episodes] | None:
+    """Return the episodes of held-out tasks that every epoch is judged on."""
+    if tasks is None:
+        return None
+    tasks = representative(tasks, seed)
+    pool = preparation.pool(tasks, resolve_device(estimator.device))
+    sampler = EpisodeSampler(pool, episode_spec(estimator, preparation))
+    n_episodes = max(_episodes.HELD_OUT_EPISODES, len(sampler.task_ids))
+    index = sampler.draw(n_episodes, torch.Generator().manual_seed(seed))
+    batches = _episodes.batches_of(sampler, index, estimator.batch_size)
+    return list(standardised(batches, preparation))
+
+
+def train(
+    estimator: Any,
+    learner: Learner,
+    stream: Iterator[Episodes],
+    validation: Sequence[Episodes] | None,
+    optimizer_state: dict[str, Any] | None,
+    n_updates: int,
+    seed: int,
+) -> TrainingResult:
+    """Run the outer loop on `learner`, in place, by the estimator's parameters."""
+    sizes = [f"{n} (now {getattr(estimator, n)!r})" for n in estimator._step_sizes]
+    options = TrainingOptions(
+        optimizer=estimator.optimizer,
+        outer_lr=estimator.outer_lr,
+        n_updates=n_updates,
+        eval_every=estimator.eval_every,
+        patience=estimator.n_iter_no_change if estimator.early_stopping else None,
+        callbacks=estimator.callbacks or (),
+        verbose=estimator.verbose,
+        remedy=f"Lower {' or '.join(sizes)}.",
+    )
+    learner = learner.to(resolve_device(estimator.device)).eval()
+    if not any(p.requires_grad for p in learner.parameters()):
+        return TrainingResult(History(), 0, {})  # nothing to learn by gradients
+    with _dropout_seeded(learner, seed):
+        return meta_train(learner, stream, validation, options, optimizer_state)
+
+
+def is_on(learner: Learner, device: torch.device) -> bool:
+    """Whether the learner's weights are on `device`."""
+    weight = next(learner.parameters(), None)
+    if weight is None:
+        return True
+    same_type = weight.device.type == device.type
+    return same_type and device.index in (None, weight.device.index)
+
+
+def moved_to(learner: Learner, device: torch.device) -> Learner:
+    """Return the learner, its weights moved to `device` if they are elsewhere.
+
+    Weights that are there are not touched: another thread may be using them.
+    """
+    return learner if is_on(learner, device) else learner.to(device)
+
+
+def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:
+    """Return the optimizer's state to go on with, under the parameters of today.
+
+    None starts it afresh: after unpickling, and where `optimizer` is another one.
+    """
+    state = estimator._optimizer_state
+    if not state or estimator.optimizer != estimator._trained_with["optimizer"]:
+        return None
+    state = copy.deepcopy(state)
+    for group in state["param_groups"]:
+        group["lr"] = estimator.outer_lr
+    return state
+
+
+def standardised(
+    batches: Iterator[Episodes], preparation: Preparation
+) -> Iterator[Episodes]:
+    """Put targets in units of their own support rows, where that is asked for."""
+    targets = preparation.task_targets
+    return batches if targets is None else map(targets.standardise, batches)
+
+
+@contextmanager
+def _dropout_seeded(learner: Learner, seed: int) -> Iterator[None]:
+    """Seed torch's global generator for modules with dropout, and restore it after."""
+    drops = any("Dropout" in type(layer).__name__ for layer in learner.modules())
+    with torch.random.fork_rng() if drops else nullcontext():
+        if drops:
+            torch.manual_seed(seed)
+        yield
