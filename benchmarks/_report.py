@@ -83,10 +83,14 @@ class Benchmark:
     threads: int
     output: Path = RESULTS
     start: float = field(default_factory=time.perf_counter)
+    load: float | None = None
 
     def __post_init__(self) -> None:
         """Compute with the threads that are going to be reported."""
         torch.set_num_threads(self.threads)
+        if hasattr(os, "getloadavg"):
+            # How busy others keep the machine decides how far to trust a time.
+            self.load = round(os.getloadavg()[0], 1)
 
     def write(
         self, *, parameters: dict[str, Any], results: Any, deviations: Any = ()
@@ -97,7 +101,7 @@ class Benchmark:
             "seed": self.seed,
             "date": datetime.now(UTC).date().isoformat(),
             "wall_time_s": round(time.perf_counter() - self.start, 1),
-            "machine": describe_machine(),
+            "machine": {**describe_machine(), "load_at_start": self.load},
             "parameters": parameters,
             "deviations": list(deviations),
             "results": results,

@@ -12,32 +12,18 @@ writes ``benchmarks/results/episode_drawing.json``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import torch
+from _report import Benchmark, add_common_options
 
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
 
-RESULTS = Path(__file__).parent / "results" / "episode_drawing.json"
 N_CLASSES, N_ROWS, SIDE = 4_800, 20, 28
 SPEC = EpisodeSpec(n_shot=1, n_query=15, n_way=5, per_class=True)
 BATCH_SIZES = (1, 16, 64, 256)
-
-
-def cpu_model() -> str:
-    """Return the processor's name as the operating system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def make_sampler(seed: int) -> tuple[EpisodeSampler, torch.Generator]:
@@ -76,59 +62,49 @@ def episodes_per_second(
     }
 
 
-def run(seed: int, seconds: float) -> dict:
-    """Measure every batch size, with and without images; return the record."""
-    torch.set_num_threads(1)
-    begin = time.perf_counter()
+def measure(seed: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure every batch size, with and without images."""
     sampler, generator = make_sampler(seed)
     rows = []
     for batch_size in BATCH_SIZES:
-        row: dict = {"batch_size": batch_size}
+        row: dict[str, Any] = {"batch_size": batch_size}
         for kind in ("indices", "gathered"):
             row[kind] = episodes_per_second(
                 sampler, generator, batch_size, seconds, gather=kind == "gathered"
             )
         rows.append(row)
-    return {
-        "benchmark": "episode_drawing",
-        "task": (
-            f"5-way 1-shot 15-query from {N_CLASSES} classes x {N_ROWS} uint8 images "
-            f"of {SIDE} x {SIDE}"
-        ),
-        "unit": "episodes per second",
-        "seed": seed,
-        "results": rows,
-        "machine": {
-            "cpu": cpu_model(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "wall_time_s": round(time.perf_counter() - begin, 1),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    return rows
 
 
-def main() -> None:
-    """Print the table and write the record."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    add_common_options(parser)
+    return parser.parse_args(argv)
 
-    record = run(arguments.seed, arguments.seconds)
-    print(f"{record['task']}; {record['machine']['cpu']}, one thread")
-    print(
-        f"{'batch':>6} {'indices/s':>12} {'gathered/s':>12}   (mean over all batches)"
-    )
-    for row in record["results"]:
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the record."""
+    args = parse(argv)
+    benchmark = Benchmark("episode_drawing", args.seed, args.threads, args.output)
+    rows = measure(args.seed, args.seconds)
+    print(f"{'batch':>6} {'indices/s':>12} {'gathered/s':>12}  (mean over all batches)")
+    for row in rows:
         indices, gathered = row["indices"]["mean"], row["gathered"]["mean"]
         print(f"{row['batch_size']:>6} {indices:>12,} {gathered:>12,}")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    benchmark.write(
+        parameters={
+            "classes": N_CLASSES,
+            "rows_per_class": N_ROWS,
+            "image": [SIDE, SIDE],
+            "ways": SPEC.n_way,
+            "shots": SPEC.n_shot,
+            "query_rows_per_class": SPEC.n_query,
+            "seconds_per_figure": args.seconds,
+        },
+        results=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -33,27 +33,38 @@ from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
 from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.learner import Learner
 
-# What the papers use, or what was chosen on the validation characters; an option
-# that is given wins.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "maml": {
-        "downsample": "stride",
-        "train_ways": None,
-        "train_shots": None,
-        "n_query": None,
-        "batch_size": 16,
-        "inner_lr": 0.4,
-        "inner_steps": 1,
-        "test_steps": 3,
-    },
-    "protonet": {
-        "downsample": "pool",
-        "train_ways": 60,
-        "train_shots": None,
-        "n_query": 5,
-        "batch_size": 1,
-    },
+# Where the defaults are not the paper's; an option that is given wins.
+CHOSEN: dict[str, dict[str, Any]] = {
+    "maml": {"batch_size": 16, "schedule": "cosine"},
+    "protonet": {"schedule": "cosine"},
 }
+
+
+def paper_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
+    """Return how the method's paper (or its code) meta-trains and tests."""
+    common = {"width": 64, "outer_lr": 1e-3, "train_shots": shots}
+    if method == "protonet":
+        return {
+            **common,
+            "downsample": "pool",
+            "train_ways": 60,
+            "n_query": 5,
+            "batch_size": 1,
+            "schedule": "halving",
+        }
+    few = ways <= 5
+    return {
+        **common,
+        "downsample": "stride",
+        "train_ways": ways,
+        "n_query": shots,
+        "test_query": shots,
+        "batch_size": 32 if few else 16,
+        "inner_lr": 0.4 if few else 0.1,
+        "inner_steps": 1 if few else 5,
+        "test_steps": 3 if few else 5,
+        "schedule": "constant",
+    }
 
 
 def strided_or_pooled(
@@ -260,20 +271,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options, with the method's defaults where none was given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--method", choices=sorted(DEFAULTS), required=True)
+    add("--method", choices=sorted(CHOSEN), required=True)
     add("--ways", type=int, default=5)
     add("--shots", type=int, default=1)
     add("--max-minutes", type=float, default=25, help="of meta-training")
     add("--max-updates", type=int, default=10**9)
-    add("--schedule", choices=("constant", "cosine", "halving"), default="cosine")
+    add("--schedule", choices=("constant", "cosine", "halving"), help="of outer_lr")
     add("--keep", choices=("best", "last"), default="best", help="weights to test")
     add("--downsample", choices=("pool", "stride"))
-    add("--width", type=int, default=64)
-    add("--train-ways", type=int, help="default: MAML --ways, ProtoNet 60")
-    add("--train-shots", type=int, help="default: --shots")
-    add("--n-query", type=int, help="in training; default: MAML --shots, ProtoNet 5")
+    add("--width", type=int)
+    add("--train-ways", type=int)
+    add("--train-shots", type=int)
+    add("--n-query", type=int, help="query rows per class in training")
     add("--batch-size", type=int, help="episodes per meta-update")
-    add("--outer-lr", type=float, default=1e-3)
+    add("--outer-lr", type=float)
     add("--inner-lr", type=float)
     add("--inner-steps", type=int, help="in training")
     add("--test-steps", type=int, help="inner steps when testing")
@@ -288,41 +299,39 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--tag", default="", help="added to the result's name, for experiments")
     add_common_options(parser, threads=2)
     args = parser.parse_args(argv)
-    for name, value in DEFAULTS[args.method].items():
+    paper = paper_recipe(args.method, args.ways, args.shots)
+    for name, value in {**paper, **CHOSEN[args.method]}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.train_ways = args.train_ways or args.ways
-    args.train_shots = args.train_shots or args.shots
-    args.n_query = args.n_query or args.shots
     return args
 
 
 def deviations(args: argparse.Namespace) -> list[str]:
     """Return in which ways this is not the paper's experiment."""
     found = [
-        f"{args.max_minutes:g} minutes of meta-training, not the paper's full number "
-        "of updates",
-        f"{args.n_validation} of the 1,200 training characters held out for choosing "
+        f"{args.max_minutes:g} minutes of meta-training, not the paper's number of "
+        "updates",
+        f"{args.n_validation} of the 1,200 training characters held out, to choose the "
         "weights",
     ]
-    if args.schedule == "cosine":
-        found.append("outer learning rate annealed by a cosine over the budget")
-    if args.method == "protonet":
-        if args.train_ways != 60:
-            found.append(f"{args.train_ways}-way training episodes, the paper 60-way")
-        return found
-    found.append(
-        f"{args.test_query} query rows per class when testing; the paper's code takes "
-        f"{args.shots}"
-    )
-    found.append(
-        "Inductive: query rows normalised by the support rows' statistics"
-        + (
-            "; meta-trained that way."
-            if args.inductive
-            else ", with the weights that were meta-trained transductively."
+    paper = paper_recipe(args.method, args.ways, args.shots)
+    found += [
+        f"{name} {getattr(args, name)}, in the paper {value}"
+        for name, value in paper.items()
+        if getattr(args, name) != value
+    ]
+    if args.method == "maml":
+        found.append("every way's output weights start at zero (see sklmeta.gradient)")
+        if args.downsample == "stride":
+            found.append("features flattened; the paper's code averages over pixels")
+        trained = "inductively" if args.inductive else "transductively"
+        found.append(
+            "transductive: query rows normalised by their own statistics, as in the "
+            "paper; inductive: by the support rows'. One set of weights, meta-trained "
+            f"{trained}"
         )
-    )
+        if args.first_order:
+            found.append("first order")
     return found
 
 

@@ -1,0 +1,305 @@
+"""Makes RESULTS.md of the JSON results, with the papers' numbers alongside.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _report import RESULTS, format_interval
+from sinusoid import BARS
+from sinusoid import PUBLISHED as SINUSOID_PUBLISHED
+
+Record = dict[str, Any]
+
+OPENING = """\
+# Results
+
+Made by `python benchmarks/report.py` from the files in `benchmarks/results/`; each
+section names the script that wrote its file. Intervals are 95 % t intervals over tasks
+or episodes of one meta-trained model: they do not cover what another seed of
+meta-training would change. Papers' intervals are theirs. A dash: not published, or not
+measured.
+"""
+
+# Accuracies in percent, by (ways, shots).
+PUBLISHED = {
+    "maml": {
+        (5, 1): "98.7 ± 0.4",
+        (5, 5): "99.9 ± 0.1",
+        (20, 1): "95.8 ± 0.3",
+        (20, 5): "98.9 ± 0.2",
+    },
+    "protonet": {(5, 1): "98.8", (5, 5): "99.7", (20, 1): "96.0", (20, 5): "98.9"},
+}
+REPRODUCED = {
+    "maml": {(5, 1): "98.1", (5, 5): "99.8", (20, 1): "91.6", (20, 5): "95.9"},
+    "protonet": {(5, 1): "98.2", (5, 5): "99.4", (20, 1): "95.8", (20, 5): "98.6"},
+}
+METHODS = {"maml": "MAML, convolutions", "protonet": "ProtoNet"}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def interval(value: dict[str, float], scale: float = 1, digits: int = 2) -> str:
+    """Return mean and half width."""
+    return format_interval(value, scale, digits).replace("+-", "±")
+
+
+def origin(record: Record) -> str:
+    """Return where, when and how a record was made."""
+    machine = record["machine"]
+    threads = machine["threads"]
+    where = f"{machine['cpu']}, {machine['cores']} cores"
+    if machine["gpu"]:
+        where += f", {machine['gpu']}"
+    if machine.get("load_at_start") is not None:
+        where += f" (load {machine['load_at_start']} when it began)"
+    return (
+        f"Seed {record['seed']}, {record['wall_time_s']:,.0f} s in all on "
+        f"{threads} {'thread' if threads == 1 else 'threads'} of {where}; torch "
+        f"{machine['torch']}, Python {machine['python']}; {record['date']}."
+    )
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Return a Markdown list."""
+    return "".join(f"- {line.rstrip('.')}.\n" for line in lines)
+
+
+def sinusoid(record: Record) -> str:
+    """Return the section on MAML's sinusoid regression."""
+    p = record["parameters"]
+    errors = record["results"]["mean_squared_error"]
+    rows = [
+        (
+            steps,
+            interval(error, digits=3),
+            f"{SINUSOID_PUBLISHED[int(steps)]:.2f}",
+            f"{BARS[int(steps)]:.2f}",
+        )
+        for steps, error in errors.items()
+    ]
+    return "\n".join(
+        [
+            "## Sinusoid regression by MAML (`sinusoid.py`)\n",
+            f"Mean squared error on {p['test_tasks']} new tasks with "
+            f"{p['test_support_rows']} support rows, after {p['updates']:,} "
+            f"meta-updates of {p['tasks_per_update']} fresh tasks. Paper: Finn, Abbeel "
+            "and Levine 2017 (arXiv:1703.03400), table 2.\n",
+            table(("inner steps", "sklmeta", "paper", "asked for: at most"), rows),
+            origin(record) + "\n",
+            "Deviations from the paper:\n",
+            bullets(record["deviations"]),
+        ]
+    )
+
+
+def omniglot(records: Sequence[Record]) -> str:
+    """Return the section on Omniglot."""
+    rows, notes = [], []
+    for number, record in enumerate(records, 1):
+        p, found = record["parameters"], record["results"]
+        method, key = p["method"], (p["ways"], p["shots"])
+        for kind, accuracy in found["accuracy"].items():
+            # Its paper's protocol: MAML transductive, prototypical networks not.
+            same = (kind == "transductive") == (method == "maml")
+            rows.append(
+                (
+                    METHODS[method],
+                    f"{key[0]}-way {key[1]}-shot",
+                    kind,
+                    interval(accuracy, 100),
+                    PUBLISHED[method].get(key, "-") if same else "-",
+                    REPRODUCED[method].get(key, "-") if same else "-",
+                    f"{found['training_s'] / 60:.1f}",
+                    f"{found['n_updates']:,}",
+                    f"({number})",
+                )
+            )
+        notes.append(f"({number}) {origin(record)}\n")
+        notes.append(bullets(record["deviations"]))
+    header = (
+        *("method", "task", "query normalisation", "sklmeta", "paper"),
+        *("re-implementations", "minutes", "meta-updates", "run"),
+    )
+    return "\n".join(
+        [
+            "## Omniglot (`omniglot.py`)\n",
+            "Accuracy in % on episodes of the 423 held-out characters, "
+            f"{records[0]['parameters']['test_query']} query rows per class. Papers: "
+            "Finn, Abbeel and Levine 2017 (arXiv:1703.03400); Snell, Swersky and Zemel "
+            "2017 (arXiv:1703.05175). Minutes are of meta-training, validation "
+            "included.\n",
+            table(header, rows),
+            "Runs, and how each deviates from its paper:\n",
+            *notes,
+        ]
+    )
+
+
+def maml_speed(record: Record) -> str:
+    """Return the section on MAML's speed."""
+    rows = [
+        (
+            row["tasks"],
+            row["inner_steps"],
+            f"{row['fit_per_s']:.0f}",
+            f"{row['loop_per_s']:.1f}",
+            "{:.1f} ({:.1f} to {:.1f})".format(row["ratio"], *row["ratio_range"]),
+        )
+        for row in record["results"]
+    ]
+    p = record["parameters"]
+    header = ("tasks", "inner steps", "`fit`", "plain loop", "ratio (range)")
+    return "\n".join(
+        [
+            "## Speed of MAML (`maml_speed.py`)\n",
+            "Meta-updates per second on 25 sinusoids x (10 + 10) rows, second order, "
+            "1-40-40-1 network, Adam: through `fit`, everything included, and in a "
+            "plain loop over tasks with `torch.autograd.grad`. Medians of "
+            f"{p['repeats']} runs that take turns. Asked for: a ratio of at least 4.\n",
+            table(header, rows),
+            origin(record) + "\n",
+        ]
+    )
+
+
+def episode_drawing(record: Record) -> str:
+    """Return the section on drawing episodes."""
+    rows = [
+        (
+            row["batch_size"],
+            f"{row['indices']['mean']:,}",
+            f"{row['gathered']['mean']:,}",
+        )
+        for row in record["results"]
+    ]
+    return "\n".join(
+        [
+            "## Drawing episodes (`episode_drawing.py`)\n",
+            "Episodes per second, 5-way 1-shot with 15 query rows per class, from "
+            "4,800 classes x 20 images: indices alone, and with the images taken. "
+            "Asked for: at least 5,000.\n",
+            table(("episodes at once", "indices", "with images"), rows),
+            origin(record) + "\n",
+        ]
+    )
+
+
+def taskset(record: Record) -> str:
+    """Return the section on task sets."""
+    p, found = record["parameters"], record["results"]
+    whole, raw = found["pickle_bytes"] / 1e6, found["raw_bytes"] / 1e6
+    part, raw_part = found["slice_pickle_bytes"] / 1e6, found["slice_raw_bytes"] / 1e6
+    rows = [
+        ("built from a shuffled DataFrame", f"{found['build_s']:.2f} s", "below 2 s"),
+        ("pickled", f"{found['pickle_s']:.3f} s", "-"),
+        ("read from the pickle", f"{found['unpickle_s']:.3f} s", "-"),
+        ("arrays in the pickle", found["pickled_arrays"], "a few"),
+        ("size of the pickle", f"{whole:.1f} MB, data alone {raw:.1f} MB", "-"),
+        (
+            f"size with {found['tasks_in_slice']} of the tasks",
+            f"{part:.2f} MB, data alone {raw_part:.2f} MB",
+            "-",
+        ),
+    ]
+    return "\n".join(
+        [
+            "## Task sets (`taskset.py`)\n",
+            f"{p['tasks']:,} tasks x {p['rows']} rows x {p['features']} features.\n",
+            table(("", "sklmeta", "asked for"), rows),
+            origin(record) + "\n",
+        ]
+    )
+
+
+def grid_search(record: Record) -> str:
+    """Return the section on the grid search."""
+    p, found = record["parameters"], record["results"]
+
+    def named(candidate: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {value}" for name, value in candidate.items())
+
+    rows = [
+        (
+            row["seed"],
+            named(row["winner"]),
+            interval(row["winner_error"]),
+            named(row["worst"]),
+            interval(row["worst_error"]),
+            interval(row["difference"]),
+        )
+        for row in found["seeds"]
+    ]
+    header = ("seed", "winner", "its error", "worst", "its error", "worst - winner")
+    return "\n".join(
+        [
+            "## Grid search over tasks (`grid_search.py`)\n",
+            "`GridSearchCV` over `inner_lr` and `inner_steps` of `MAMLRegressor` with "
+            f"`TaskKFold({p['folds']})` on {p['tasks']} sinusoids, "
+            f"{p['updates']:,} meta-updates a fit. Then the winner and the worst "
+            f"finite candidate on {p['test_tasks']} new tasks, {p['support_rows']} "
+            "support rows: mean squared errors and their paired difference. The same "
+            f"winner for {found['most_seeds_with_one_winner']} of {len(rows)} seeds.\n",
+            table(header, rows),
+            origin(record) + "\n",
+        ]
+    )
+
+
+SECTIONS: dict[str, Callable[[Record], str]] = {
+    "sinusoid": sinusoid,
+    "maml_speed": maml_speed,
+    "episode_drawing": episode_drawing,
+    "taskset": taskset,
+    "grid_search": grid_search,
+}
+
+
+def read(folder: Path) -> dict[str, Record]:
+    """Return the records in a folder by name."""
+    return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+
+
+def render(folder: Path = RESULTS) -> str:
+    """Return RESULTS.md for the records in a folder."""
+    records = read(folder)
+    sections = {
+        name: section(records[name])
+        for name, section in SECTIONS.items()
+        if name in records
+    }
+    # Experiments with a tag stay out.
+    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s")
+    drawn = [record for name, record in records.items() if pattern.fullmatch(name)]
+    parts = [OPENING]
+    if "sinusoid" in sections:
+        parts.append(sections.pop("sinusoid"))
+    if drawn:
+        parts.append(omniglot(drawn))
+    return "\n".join([*parts, *sections.values()]).rstrip() + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    path = args.results.parent / "RESULTS.md"
+    path.write_text(render(args.results))
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Every benchmark runs from end to end, and RESULTS.md is what they report."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sklmeta import ClassPool, ProtoNetClassifier
+from sklmeta.datasets import Sinusoids, load_digits_pool
+from sklmeta.engine.episodes import EpisodeSpec
+from sklmeta.gradient.maml import MAML
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a benchmark as `python benchmarks/<name>.py` would."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def run(module: ModuleType, folder: Path, *options: object) -> dict:
+    """Run a benchmark into a folder; return the one record it wrote."""
+    module.main([*map(str, options), "--threads", "1", "--output", str(folder)])
+    (path,) = folder.glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["benchmark"] == path.stem
+    assert record["wall_time_s"] >= 0
+    assert record["machine"]["threads"] == 1
+    return record
+
+
+def digits_as_characters() -> tuple[ClassPool, ClassPool]:
+    """Return digits under names as Omniglot's classes have them, turned ones too."""
+    pool = load_digits_pool()
+    names = np.array([f"Digits/character{label}" for label in pool.y], dtype=object)
+    turned = np.rot90(pool.X, axes=(1, 2))
+    X = np.concatenate([pool.X, turned])
+    train = ClassPool(X, np.concatenate([names, names + "/rot090"]))
+    is_new = np.array(["7" in name or "8" in name for name in train.classes])
+    upright = np.array(["/rot" not in name for name in train.classes])
+    return train[~is_new], train[is_new & upright]
+
+
+def test_results_are_what_the_records_say(script):
+    rendered = script("report").render(BENCHMARKS / "results")
+    assert rendered == (BENCHMARKS / "RESULTS.md").read_text(), (
+        "run `python benchmarks/report.py`"
+    )
+
+
+def test_interval_is_students(script):
+    values = np.random.default_rng(0).normal(3, 2, size=12)
+    found = script("_report").mean_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found["mean"] == pytest.approx(values.mean())
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected))
+
+
+def test_every_record_becomes_a_section(script, tmp_path, capsys):
+    """The small benchmarks, and a report on what they write."""
+    folder = tmp_path / "results"
+    small = {
+        "sinusoid": ["--updates", 3, "--test-tasks", 4, "--test-query", 6],
+        "maml_speed": ["--updates", 2, "--repeats", 1],
+        "taskset": ["--tasks", 30, "--repeats", 1],
+        "episode_drawing": ["--seconds", 0],
+        "grid_search": ["--updates", 2, "--tasks", 9, "--n-seeds", 1],
+    }
+    for name, options in small.items():
+        record = run(script(name), tmp_path / name, *options)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    script("report").main(["--results", str(folder)])
+    text = (tmp_path / "RESULTS.md").read_text()
+    for name in small:
+        assert f"(`{name}.py`)" in text
+    assert "3 meta-updates instead of 70,000" in text
+
+
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_omniglot_keeps_its_budget(script, tmp_path, monkeypatch, capsys, method):
+    """Omniglot's benchmark, on digits in place of characters."""
+    omniglot = script("omniglot")
+    monkeypatch.setattr(
+        omniglot, "fetch_omniglot", lambda data_home: digits_as_characters()
+    )
+    options = ["--method", method, "--ways", 2, "--max-minutes", 0.01]
+    options += ["--look-minutes", 0.003, "--n-validation", 3, "--train-ways", 2]
+    options += ["--validation-episodes", 10, "--test-episodes", 20, "--width", 4]
+    record = run(omniglot, tmp_path / "results", *options)
+    found = record["results"]
+    assert found["accuracy"]["inductive"]["n"] == 20
+    assert ("transductive" in found["accuracy"]) == (method == "maml")
+    assert 0.6 <= found["training_s"] < 10
+    assert found["n_updates"] == found["validation_curve"][-1]["updates"] > 0
+    script("report").main(["--results", str(tmp_path / "results")])
+    assert "2-way 1-shot" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_omniglot_holds_whole_characters_out(script):
+    train, _ = digits_as_characters()
+    rest, held = script("omniglot").hold_out_characters(train, 3, seed=0)
+    assert len(held) == 3
+    assert not any("/rot" in name for name in held.classes)
+    characters = {name.split("/rot")[0] for name in rest.classes}
+    assert len(rest) == 10
+    assert not characters & set(held.classes)
+
+
+def test_omniglot_tests_the_best_weights(script):
+    """A later, worse look at the validation characters changes nothing."""
+    budget = script("omniglot").TimeBudget(None, {}, 60.0, 60.0, "constant")
+    scores = iter([0.5, 0.9, 0.7])
+
+    class Scripted:
+        def accuracies(self, learner):
+            return np.array([next(scores)])
+
+    class Net:
+        module_ = MAML(torch.nn.Flatten(), 2, 1, task_type="regression")
+
+    budget.judge = Scripted()
+    budget.on_train_begin(Net)
+    for value in range(3):
+        with torch.no_grad():
+            Net.module_.head.bias.fill_(value)
+        budget.look(Net)
+    assert budget.best_weights["head.bias"] == 1
+
+
+def test_omniglot_judges_as_adapt_and_predict_do(script):
+    train, new = digits_as_characters()
+    meta = ProtoNetClassifier(max_iter=3, n_way=3, n_shot=2, random_state=0).fit(train)
+    spec = EpisodeSpec(n_shot=2, n_query=6, n_way=2, per_class=True)
+    judge = script("omniglot").Judge(new, spec, 5, seed=0)
+    X, y = new.X, new.y
+    expected = [
+        np.mean(meta.adapt(X[support], y[support]).predict(X[query]) == y[query])
+        for support, query in zip(judge.index.support, judge.index.query, strict=True)
+    ]
+    found = judge.accuracies(meta.learner_, episodes_at_once=2)
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.slow
+def test_omniglot_on_its_own_data(script, tmp_path, data_home, capsys):
+    options = ["--method", "protonet", "--max-minutes", 0.02, "--test-episodes", 5]
+    options += ["--train-ways", 5, "--validation-episodes", 5]
+    record = run(
+        script("omniglot"), tmp_path, *options, "--width", 8, "--data-home", data_home
+    )
+    assert record["results"]["accuracy"]["inductive"]["n"] == 5
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_plain_loop_computes_mamls_gradient(script, inner_steps):
+    """What `fit` is timed against is the same computation."""
+    speed = script("maml_speed")
+    backbone = speed.network((1,))
+    learner = MAML(
+        backbone,
+        40,
+        1,
+        task_type="regression",
+        inner_lr=speed.INNER_LR,
+        inner_steps=inner_steps,
+        generator=torch.Generator().manual_seed(0),
+    )
+    x, y = speed.as_blocks(Sinusoids().sample(4, 0))
+    parts = list(speed.split(x, y, np.random.default_rng(0)))
+    weights = list(learner.parameters())
+    losses = [speed.task_loss(weights, inner_steps, *part) for part in parts]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), weights)
+    found = torch.autograd.grad(learner.meta_loss(episodes_of(parts)).mean(), weights)
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def episodes_of(parts):
+    """Return the library's episodes of (support, query) pairs."""
+    from sklmeta.engine.batches import Episodes, Rows
+
+    rows = []
+    for side in (0, 1):
+        x = torch.stack([part[side][0] for part in parts])
+        y = torch.stack([part[side][1] for part in parts])
+        rows.append(Rows(x, y, torch.ones(x.shape[:2], dtype=torch.bool)))
+    return Episodes(*rows)
