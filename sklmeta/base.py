@@ -475,12 +475,13 @@ class BaseMetaLearner(BaseEstimator):
                 "sample_weight=None."
             )
         tasks = as_tasks(X, y, groups)
-        _leakage.warn_of_seen(tasks, self._seen_tasks, stacklevel=2)
         given = isinstance(self.random_state, numbers.Integral)
         seed = int(self.random_state) if given else 0
         tasks = representative(tasks, seed)
         self._preparation.check_width(self, tasks.rows())
-        return _scores.score_tasks(self, tasks, seed, self._new_score())
+        value = _scores.score_tasks(self, tasks, seed, self._new_score())
+        _leakage.warn_of_seen(tasks, self._seen_tasks, stacklevel=2)
+        return value
 
     # Storing ---------------------------------------------------------------------
 
