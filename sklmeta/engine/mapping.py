@@ -1,6 +1,7 @@
 """Lifting a one-task function over a batch of tasks: the one place that decides how.
 
-Dense nets on rows are vectorised (`torch.vmap`). Convolutions on the CPU run one task
+Nets on rows are vectorised: dense ones as batched matrix products, others by
+`torch.vmap`. Convolutions on the CPU run one task
 after another: with a weight tensor per task vmap turns them into grouped convolutions,
 which were measured up to 1.8 times slower there than the loop. Recurrent layers have
 no batching rule. No algorithm knows which way was taken.
@@ -13,11 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
+from sklmeta.engine.dense import dense_forward, is_dense
+
 __all__ = [
     "TaskFunction",
+    "map_module",
     "map_tasks",
     "mapping_method",
     "task_gradients",
@@ -73,28 +78,51 @@ def map_tasks(
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
+def map_module(
+    module: nn.Module, weights: dict[str, Tensor], x: Tensor, *, method: str
+) -> Tensor:
+    """Pass every task's rows through a module with that task's weights.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    weights : dict of str to Tensor
+        Parameters of the module by name, with the task axis first. What is missing is
+        the module's own.
+    x : Tensor of shape (T, S, *F)
+    method : {"loop", "vmap"}
+        With "vmap", nets of dense layers are computed as batched matrix products.
+
+    Returns
+    -------
+    Tensor of shape (T, S, ...)
+    """
+    if method == "vmap" and x.dim() == 3 and is_dense(module):
+        return dense_forward(module, weights, x)
+
+    def forward(own: dict[str, Tensor], rows: Tensor) -> Tensor:
+        return functional_call(module, own, (rows,))
+
+    return map_tasks(forward, weights, x, in_dims=(0, 0), method=method)
+
+
 def task_gradients(
-    loss: TaskFunction,
+    losses: Callable[[dict[str, Tensor]], Tensor],
     weights: dict[str, Tensor],
-    *args: Any,
-    method: str,
+    *,
     create_graph: bool,
 ) -> dict[str, Tensor]:
     """Return the gradient of every task's loss by that task's own weights.
 
-    Only the losses are mapped. Tasks share no weights, so the gradient of their sum
-    holds every task's own, and autograd computes it for all at once: faster than
-    mapping `torch.func.grad`, and layers with a gradient of their own keep it.
+    Tasks share no weights, so the gradient of the sum of their losses holds every
+    task's own, and one backward pass computes them all.
 
     Parameters
     ----------
-    loss : callable
-        Takes one task's weights and share of `args`, returns a scalar.
+    losses : callable
+        Takes the weights, returns the loss of each task, (T,).
     weights : dict of str to Tensor
         Weights by name, with the task axis first.
-    *args : trees of tensors
-        With the task axis first.
-    method : {"loop", "vmap"}
     create_graph : bool
         Whether the gradients are differentiated in their turn.
 
@@ -110,10 +138,8 @@ def task_gradients(
             else weight.detach().requires_grad_()
             for name, weight in weights.items()
         }
-        in_dims = (0,) * (1 + len(args))
-        losses = map_tasks(loss, weights, *args, in_dims=in_dims, method=method)
         gradients = torch.autograd.grad(
-            losses.sum(),
+            losses(weights).sum(),
             list(weights.values()),
             create_graph=create_graph,
             materialize_grads=True,

@@ -50,8 +50,13 @@ from sklmeta.backbones.normalization import (
 from sklmeta.base import BaseMetaLearner, MetaClassifierMixin, MetaRegressorMixin
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State, way_mask
-from sklmeta.engine.losses import cross_entropy, squared_error
-from sklmeta.engine.mapping import map_tasks, mapping_method, task_gradients
+from sklmeta.engine.mapping import (
+    TaskFunction,
+    map_module,
+    map_tasks,
+    mapping_method,
+    task_gradients,
+)
 
 Parameters = dict[str, Tensor]
 
@@ -166,23 +171,20 @@ class MAML(Learner):
             (T, N) or None, "statistics": batch statistics of the support rows.
         """
         weights, ways = self._initial_parameters(support)
-        method = mapping_method(self, support.x.device)
         differentiable = torch.is_grad_enabled() and not self.first_order
-        rows = (support.x, support.y, support.mask, ways)
-        with batch_statistics(self.backbone):
-            for _ in range(self.inner_steps):
-                gradients = task_gradients(
-                    self._support_loss,
-                    weights,
-                    *rows,
-                    method=method,
-                    create_graph=differentiable,
-                )
-                weights = {  # equation (1)
-                    name: weight.sub(gradients[name], alpha=self.inner_lr)
-                    for name, weight in weights.items()
-                }
-        statistics = self._support_statistics(weights, support.x, method)
+
+        def support_loss(weights: Parameters) -> Tensor:
+            return self.loss(self._outputs(weights, support.x, ways), support)
+
+        for _ in range(self.inner_steps):
+            gradients = task_gradients(
+                support_loss, weights, create_graph=differentiable
+            )
+            weights = {  # equation (1)
+                name: weight.sub(gradients[name], alpha=self.inner_lr)
+                for name, weight in weights.items()
+            }
+        statistics = self._support_statistics(weights, support.x)
         return {"parameters": weights, "ways": ways, "statistics": statistics}
 
     def predict(self, state: State, x: Tensor) -> Tensor:
@@ -198,15 +200,7 @@ class MAML(Learner):
         -------
         Tensor of shape (T, Q, N) or (T, Q, n_outputs)
         """
-        return map_tasks(
-            self._predict_task,
-            state["parameters"],
-            state["statistics"],
-            x,
-            state["ways"],
-            in_dims=(0, 0, 0, 0),
-            method=mapping_method(self, x.device),
-        )
+        return self._outputs(state["parameters"], x, state["ways"], state["statistics"])
 
     def _initial_parameters(self, support: Rows) -> tuple[Parameters, Tensor]:
         """Return the weights before adaptation, (T, ...) each, and the ways (T, N)."""
@@ -229,60 +223,64 @@ class MAML(Learner):
         weights["head.bias"] = support.x.new_zeros(n_tasks, n_ways)
         return weights, way_mask(support.n_way, n_ways)
 
-    def _support_loss(
-        self, weights: Parameters, x: Tensor, y: Tensor, mask: Tensor, ways: Tensor
-    ) -> Tensor:
-        """Return one task's loss: x (S, *F), y (S,) or (S, n_outputs), mask (S,)."""
-        return self._loss(self._outputs(weights, x, ways), y, mask)
-
     def _support_statistics(
-        self, weights: Parameters, x: Tensor, method: str
+        self, weights: Parameters, x: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each layer's mean and variance of the support rows, once adapted."""
         if self.transductive or not self.needs_equal_rows:
             return {}
-        return map_tasks(
-            self._record_statistics, weights, x, in_dims=(0, 0), method=method
-        )
 
-    def _record_statistics(
-        self, weights: Parameters, x: Tensor
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Pass one task's rows x (S, *F) and return the statistics of each layer."""
-        with batch_statistics(self.backbone, record=True):
-            functional_call(self.backbone, _below("backbone.", weights), (x,))
-            return recorded_statistics(self.backbone)
+        def record(weights: Parameters, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+            with batch_statistics(self.backbone, record=True):
+                functional_call(self.backbone, weights, (x,))
+                return recorded_statistics(self.backbone)
 
-    def _predict_task(
+        return self._map(record, _below("backbone.", weights), x)
+
+    def _outputs(
         self,
         weights: Parameters,
-        statistics: dict[str, tuple[Tensor, Tensor]],
         x: Tensor,
         ways: Tensor,
+        statistics: dict[str, tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """Predict one task's rows: x (Q, *F) to (Q, N) or (Q, n_outputs)."""
-        if self.transductive:
-            with batch_statistics(self.backbone):
-                return self._outputs(weights, x, ways)
-        with given_statistics(self.backbone, statistics):
-            return self._outputs(weights, x, ways)
+        """Map rows (T, S, *F) to (T, S, N) or (T, S, n_outputs).
 
-    def _outputs(self, weights: Parameters, x: Tensor, ways: Tensor) -> Tensor:
-        features = functional_call(self.backbone, _below("backbone.", weights), (x,))
+        Without `statistics`, batch normalisation uses those of the rows.
+        """
+        features = self._features(_below("backbone.", weights), x, statistics)
         if self.head is None and self.n_outputs is not None:
             return features
-        outputs = nn.functional.linear(
-            features, weights["head.weight"], weights["head.bias"]
-        )
+        bias, weight = weights["head.bias"], weights["head.weight"]
+        outputs = torch.baddbmm(bias.unsqueeze(1), features, weight.mT)
         if self.n_outputs is not None:
             return outputs
-        return outputs.masked_fill(~ways, -torch.inf)
+        return outputs.masked_fill(~ways.unsqueeze(1), -torch.inf)
 
-    def _loss(self, outputs: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        function = (
-            cross_entropy if self.task_type == "classification" else squared_error
-        )
-        return function(outputs, y, mask)
+    def _features(
+        self,
+        weights: Parameters,
+        x: Tensor,
+        statistics: dict[str, tuple[Tensor, Tensor]] | None,
+    ) -> Tensor:
+        if not statistics:
+            method = mapping_method(self, x.device)
+            with batch_statistics(self.backbone):
+                return map_module(self.backbone, weights, x, method=method)
+
+        def normalised(
+            weights: Parameters, x: Tensor, own: dict[str, tuple[Tensor, Tensor]]
+        ) -> Tensor:
+            with given_statistics(self.backbone, own):
+                return functional_call(self.backbone, weights, (x,))
+
+        return self._map(normalised, weights, x, statistics)
+
+    def _map(self, function: TaskFunction, weights: Parameters, *args: Any) -> Any:
+        """Apply a function of one task's weights and rows to every task."""
+        method = mapping_method(self, args[0].device)
+        in_dims = (0,) * (1 + len(args))
+        return map_tasks(function, weights, *args, in_dims=in_dims, method=method)
 
 
 def _below(prefix: str, weights: Parameters) -> Parameters:
