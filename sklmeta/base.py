@@ -418,7 +418,9 @@ class BaseMetaLearner(BaseEstimator):
 
     def _refuse_changes_of(self, names: Sequence[str], when: str) -> None:
         for name in names:
-            now, before = getattr(self, name, None), self._trained_with.get(name)
+            if name not in self._trained_with:
+                continue  # not a parameter of this learner
+            now, before = getattr(self, name), self._trained_with[name]
             if now is before or _same(now, before):
                 continue
             raise ValueError(
