@@ -105,6 +105,11 @@ def deviations(args: argparse.Namespace) -> list[str]:
     ]
     if args.updates != 70_000:
         found.append(f"{args.updates:,} meta-updates instead of 70,000")
+    if args.train_shots != SUPPORT_ROWS:
+        found.append(
+            f"meta-trained on {args.train_shots} support rows per task, tested on "
+            f"{SUPPORT_ROWS}"
+        )
     if args.n_query != args.train_shots:
         found.append(
             f"{args.train_shots} support and {args.n_query} query rows per task in "
