@@ -231,7 +231,9 @@ def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:
     None starts it afresh: after unpickling, and where `optimizer` is another one.
     """
     state = estimator._optimizer_state
-    if not state or estimator.optimizer != estimator._trained_with["optimizer"]:
+    # A learner need not have all the common parameters.
+    before = estimator._trained_with.get("optimizer", estimator.optimizer)
+    if not state or estimator.optimizer != before:
         return None
     state = copy.deepcopy(state)
     for group in state["param_groups"]:
