@@ -9,7 +9,7 @@ no batching rule. No algorithm knows which way was taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def map_tasks(
     if method == "vmap":
         return torch.vmap(function, in_dims=in_dims, randomness="different")(*args)
     results = [function(*share) for share in _shares(args, in_dims)]
-    return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+    return pytree.tree_map(_stack, *results)
 
 
 def map_module(
@@ -152,9 +152,22 @@ def _shares(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield each task's arguments."""
     mapped = [arg for arg, dim in zip(args, in_dims, strict=True) if dim == 0]
-    leaves: list[Tensor] = pytree.tree_leaves(mapped)
-    for task in range(len(leaves[0])):
+    leaves, tree = pytree.tree_flatten(mapped)
+    for shares in zip(*map(_unstack, leaves), strict=True):
+        own = iter(pytree.tree_unflatten(shares, tree))
         yield tuple(
-            arg if dim is None else pytree.tree_map(lambda leaf, t=task: leaf[t], arg)
+            arg if dim is None else next(own)
             for arg, dim in zip(args, in_dims, strict=True)
         )
+
+
+# One task, the usual case where tasks are looped over, is taken out of its batch and
+# put back by views: gradients need no copies then, and keep their memory layout.
+
+
+def _unstack(leaf: Tensor) -> Sequence[Tensor]:
+    return [leaf.squeeze(0)] if len(leaf) == 1 else leaf.unbind()
+
+
+def _stack(*leaves: Tensor) -> Tensor:
+    return leaves[0].unsqueeze(0) if len(leaves) == 1 else torch.stack(leaves)
