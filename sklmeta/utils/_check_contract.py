@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from typing import Any
 
@@ -27,7 +28,13 @@ def check_init_only_assigns(name: str, meta: Any, problem: Problem) -> None:
     """Check that `__init__` stores its parameters as they are, and nothing else."""
     parameters = meta.get_params(deep=False)
     fresh = type(meta)(**parameters)
-    extra = sorted(set(vars(fresh)) - set(parameters))
+    known = {
+        parameter
+        for parent in type(meta).__mro__
+        if "__init__" in vars(parent)
+        for parameter in inspect.signature(vars(parent)["__init__"]).parameters
+    }
+    extra = sorted(set(vars(fresh)) - known)
     assert not extra, f"__init__ of {name} sets attributes beside parameters: {extra}."
     for key, value in parameters.items():
         assert getattr(fresh, key) is value, (
