@@ -328,7 +328,7 @@ class Preparation:
             labels = _checks.label_column(rows, names)
             y = self._encode_by_task(labels, rows.offsets, names)
         else:
-            y = pd.factorize(_checks.label_column(rows, names))[0].astype(np.int64)
+            y = _local_codes(_checks.label_column(rows, names), rows.offsets)
         return RowPool.from_tasks(x, y, rows.offsets, names, rows.support, device)
 
     def _refuse_other_kind(self, tasks: TaskSet | ClassPool) -> None:
@@ -375,6 +375,13 @@ class Preparation:
             for name, start, stop in zip(names, offsets, offsets[1:], strict=False):
                 self.encode_labels(y[start:stop], f" of task {name!r}")
             raise
+
+
+def _local_codes(y: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the classes of each task as they come in it, whatever others hold."""
+    codes, classes = pd.factorize(y)
+    task = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return pd.factorize(task * len(classes) + codes)[0].astype(np.int64)
 
 
 def task_names(tasks: TaskSet | ClassPool) -> list[Any]:

@@ -250,7 +250,7 @@ class BaseMetaLearner(BaseEstimator):
         if goes_on:
             preparation = self._preparation
             preparation.check_width(self, tasks.rows())
-            learner = copy.deepcopy(self.learner_)
+            learner = copy.deepcopy(self._configured_learner())
         else:
             preparation = _meta_training.learn_preparation(self, tasks, classes)
             learner = _meta_training.new_learner(self, preparation, seeds.weights)
