@@ -27,6 +27,7 @@ __all__ = [
 
 POOL_EPISODES = 200
 HELD_OUT_EPISODES = 100
+EPISODES_DRAWN_AT_ONCE = 256
 TASKS_SAMPLED_AT_ONCE = 1024
 MIN_HELD_OUT_TASKS = 5
 DEFAULT_WAYS = 5
@@ -35,9 +36,14 @@ DEFAULT_WAYS = 5
 def endless_batches(
     sampler: EpisodeSampler, batch_size: int, generator: torch.Generator
 ) -> Iterator[Episodes]:
-    """Yield batches of random tasks for ever."""
+    """Yield batches of random tasks for ever.
+
+    The episodes of many updates are drawn in one go, and their rows gathered when due.
+    """
+    n_batches = max(1, EPISODES_DRAWN_AT_ONCE // batch_size)
     while True:
-        yield sampler.gather(sampler.draw(batch_size, generator))
+        index = sampler.draw(n_batches * batch_size, generator)
+        yield from batches_of(sampler, index, batch_size)
 
 
 def one_pass(
