@@ -28,9 +28,9 @@ def main(argv=None):
     options = parse(argv)
     start = perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
-    images = demo_images.load(options.data, options.quick)
     size = demo_sinusoids.QUICK if options.quick else demo_sinusoids.Size()
     waves, figure = demo_sinusoids.run(size, options.folder)
+    images = demo_images.load(options.data, options.quick)
     problems = [waves, *demo_images.run(images)]
     print(f"\n{format_table(problems)}\n")
     print(

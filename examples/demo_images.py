@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,10 @@ class Images:
     name: str
     train: ClassPool
     test: ClassPool
+    backbone: Callable
     n_episodes: int
     maml: dict[str, Any]
+    maml_steps: int  # when adapting to classes never seen
     protonet: dict[str, Any]
 
 
@@ -48,9 +51,12 @@ def digits(quick: bool) -> Images:
         # A turned digit is a new class: 0 to 4 make 20 classes to learn from.
         train=with_rotations(pool[:5]),
         test=pool[5:],
-        n_episodes=10 if quick else 400,
-        maml={"max_iter": 4 if quick else 100},
-        protonet={"max_iter": 4 if quick else 100},
+        backbone=shallow,
+        n_episodes=10 if quick else 300,
+        # Chosen by holding out some of the digits 0 to 4.
+        maml={"inner_lr": 0.02, "inner_steps": 3, "max_iter": 4 if quick else 100},
+        maml_steps=20,
+        protonet={"max_iter": 4 if quick else 400},
     )
 
 
@@ -60,10 +66,22 @@ def omniglot(quick: bool) -> Images:
         name="Omniglot characters",
         train=train,
         test=test,
+        backbone=strided,
         n_episodes=10 if quick else 200,
-        maml={"max_iter": 4 if quick else 150},
-        protonet={"max_iter": 4 if quick else 150},
+        maml={"inner_lr": 0.4, "inner_steps": 1, "max_iter": 4 if quick else 400},
+        maml_steps=3,
+        protonet={"max_iter": 4 if quick else 400},
     )
+
+
+def shallow(input_shape):
+    """One block: 8 x 8 pixels halved four times would leave one."""
+    return ConvNet(input_shape, n_blocks=1)
+
+
+def strided(input_shape):
+    """Four blocks with strides instead of pooling: cheaper, nearly as good."""
+    return ConvNet(input_shape, downsample="stride")
 
 
 def with_rotations(pool: ClassPool) -> ClassPool:
@@ -75,17 +93,16 @@ def with_rotations(pool: ClassPool) -> ClassPool:
 
 def run(images: Images) -> list[Problem]:
     """Meta-train each method once, for all shots, and judge it at each."""
-    shared = {"n_way": N_WAY, "n_shot": SHOTS, "n_query": N_QUERY, "random_state": 0}
-    maml = MAMLClassifier(strided, **shared, **images.maml)
-    protonet = ProtoNetClassifier(strided, **shared, **images.protonet)
+    shared = {"n_way": N_WAY, "n_shot": SHOTS, "n_query": N_QUERY, "batch_size": 4}
+    shared |= {"backbone": images.backbone, "random_state": 0}
+    maml = MAMLClassifier(**shared, **images.maml)
+    protonet = ProtoNetClassifier(**shared, **images.protonet)
     with_progress(maml, "MAML meta-trains").fit(images.train)
     with_progress(protonet, "prototypical network meta-trains").fit(images.train)
+    maml.set_params(inner_steps=images.maml_steps)
     metas = {"MAML": maml, "prototypical network": protonet}
+    print("  all methods are judged on the same images", flush=True)
     return [judge(images, metas, n_shot) for n_shot in SHOTS]
-
-
-def strided(input_shape):
-    return ConvNet(input_shape, width=32, downsample="stride")
 
 
 def judge(images: Images, metas: dict[str, Any], n_shot: int) -> Problem:

@@ -52,6 +52,7 @@ def run(size: Size, folder: Path) -> tuple[Problem, Path]:
     )
     with_progress(meta, "MAML meta-trains").fit(train)
     meta.set_params(inner_steps=STEPS)  # more steps on a new wave than in training
+    print("  the others are fitted, and all judged on the same points", flush=True)
     pooled = fit_pooled(train, size.pooled_epochs)
     process = tune_process(train[:100])
 
