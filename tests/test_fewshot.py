@@ -15,7 +15,6 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
     StratifiedKFold,
@@ -23,6 +22,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
@@ -283,13 +283,12 @@ class TestClassifierWrappers:
         self.assert_learns(CalibratedClassifierCV(few_shot, cv=3))
 
     def test_stacking(self, few_shot):
-        stack = StackingClassifier(
-            [("few", few_shot), ("one", LogisticRegression())], cv=3
-        )
+        both = [("few", few_shot), ("bayes", GaussianNB())]
+        stack = StackingClassifier(both, GaussianNB(), cv=3)
         self.assert_learns(stack)
 
     def test_voting(self, few_shot):
-        votes = [("few", few_shot), ("one", LogisticRegression())]
+        votes = [("few", few_shot), ("bayes", GaussianNB())]
         self.assert_learns(VotingClassifier(votes, voting="soft"))
 
     def test_bagging(self, few_shot):
