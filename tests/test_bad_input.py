@@ -218,7 +218,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("parameter", "value", "match"),
         [
-            ("inner_steps", -1, "inner_steps == -1, must be >= 1"),
+            ("inner_steps", -1, "inner_steps == -1, must be >= 0"),
             ("inner_steps", 1.5, "inner_steps must be an instance of"),
             ("inner_lr", -0.1, "inner_lr == -0.1, must be > 0"),
             ("inner_lr", np.inf, "inner_lr must be finite"),

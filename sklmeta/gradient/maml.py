@@ -295,117 +295,11 @@ class _MAMLEstimator(BaseMetaLearner):
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
 
-    inner_lr: float
-    inner_steps: int
-    first_order: bool
-    head: str
-    transductive: bool
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_positive("inner_lr", self.inner_lr)
-        check_integer("inner_steps", self.inner_steps, 1)
-        check_choice("head", self.head, ("linear", "none"))
-
-    def _make_learner(
-        self,
-        backbone: nn.Module,
-        n_features: int,
-        n_outputs: int | None,
-        generator: torch.Generator,
-    ) -> MAML:
-        if self.head == "none" and n_features != n_outputs:
-            needed = (
-                f"{n_outputs}" if n_outputs else "one for each way, as many as come"
-            )
-            raise ValueError(
-                "With head='none' the backbone's outputs are the predictions: it "
-                f"gives {n_features}, and the tasks need {needed}. Use head='linear', "
-                "or a backbone that ends in what the tasks need."
-            )
-        return MAML(
-            backbone,
-            n_features,
-            n_outputs,
-            task_type="classification" if self._classifies else "regression",
-            head=self.head,
-            inner_lr=self.inner_lr,
-            inner_steps=self.inner_steps,
-            first_order=self.first_order,
-            transductive=self.transductive,
-            generator=generator,
-        )
-
-
-@with_common_parameters
-class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
-    """Classifier that adapts by a few gradient steps from a meta-learned start.
-
-    Model-agnostic meta-learning [1]_: the weights from which `inner_steps` gradient
-    steps on a new task's support rows predict its other rows best. Works with labels
-    that mean the same in every task, and with labels that mean something only inside
-    one (any number of ways).
-
-
-    Parameters
-    ----------
-    backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
-
-    inner_lr : float, default=0.1
-        Step size of the inner loop. Read when adapting.
-
-    inner_steps : int, default=5
-        Gradient steps of the inner loop, in meta-training and when adapting; change it
-        after `fit` to adapt further.
-
-    first_order : bool, default=False
-        Leave out second derivatives: cheaper, often as good.
-
-    head : {"linear", "none"}, default="linear"
-        "none" for a `backbone` that ends in the outputs itself.
-
-    transductive : bool, default=False
-        Normalise query rows by the query batch's statistics, as the paper does; a
-        prediction then depends on the other rows in the call. Acts only where
-        `backbone` has batch normalisation.
-
-    <common parameters>
-
-    Attributes
-    ----------
-    <common attributes>
-
-    classes_ : ndarray of shape (n_classes,)
-        Shared labels; with local labels, each adapted estimator has its own.
-
-    See Also
-    --------
-    MAMLRegressor : The same for numbers.
-    ProtoNetClassifier : Adapts by class means, without gradient steps.
-
-    References
-    ----------
-    .. [1] C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast
-       Adaptation of Deep Networks", ICML 2017, arXiv:1703.03400.
-
-    Examples
-    --------
-    >>> from sklmeta import MAMLClassifier
-    >>> from sklmeta.datasets import load_digits_pool
-    >>> pool = load_digits_pool()
-    >>> meta = MAMLClassifier(n_shot=1, max_iter=3, random_state=0).fit(pool[:5])
-    >>> new = pool[5:]
-    >>> meta.adapt(new.X[:40], new.y[:40]).predict(new.X[40:45]).shape
-    (5,)
-    """
-
     def __init__(
         self,
         backbone: Any = None,
         *,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.05,
         inner_steps: int = 5,
         first_order: bool = False,
         head: str = "linear",
@@ -460,6 +354,111 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
         self.head = head
         self.transductive = transductive
 
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_positive("inner_lr", self.inner_lr)
+        check_integer("inner_steps", self.inner_steps, 0)
+        check_choice("head", self.head, ("linear", "none"))
+
+    def _make_learner(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        generator: torch.Generator,
+    ) -> MAML:
+        if self.head == "none" and n_features != n_outputs:
+            needed = (
+                f"{n_outputs}" if n_outputs else "one for each way, as many as come"
+            )
+            raise ValueError(
+                "With head='none' the backbone's outputs are the predictions: it "
+                f"gives {n_features}, and the tasks need {needed}. Use head='linear', "
+                "or a backbone that ends in what the tasks need."
+            )
+        return MAML(
+            backbone,
+            n_features,
+            n_outputs,
+            task_type="classification" if self._classifies else "regression",
+            head=self.head,
+            inner_lr=self.inner_lr,
+            inner_steps=self.inner_steps,
+            first_order=self.first_order,
+            transductive=self.transductive,
+            generator=generator,
+        )
+
+
+@with_common_parameters
+class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
+    """Classifier that adapts by a few gradient steps from a meta-learned start.
+
+    Model-agnostic meta-learning [1]_: the weights from which `inner_steps` gradient
+    steps on a new task's support rows predict its other rows best. Works with labels
+    that mean the same in every task, and with labels that mean something only inside
+    one (any number of ways).
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function of the input shape that
+        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+
+    inner_lr : float, default=0.05
+        Step size of the inner loop. Read when adapting.
+
+    inner_steps : int, default=5
+        Gradient steps of the inner loop, in meta-training and when adapting; change it
+        after `fit` to adapt further.
+
+    first_order : bool, default=False
+        Leave out second derivatives: cheaper, often as good.
+
+    head : {"linear", "none"}, default="linear"
+        "none" for a `backbone` that ends in the outputs itself.
+
+    transductive : bool, default=False
+        Normalise query rows by the query batch's statistics, as the paper does; a
+        prediction then depends on the other rows in the call. Acts only where
+        `backbone` has batch normalisation.
+
+    <common parameters>
+
+    Attributes
+    ----------
+    <common attributes>
+
+    classes_ : ndarray of shape (n_classes,)
+        Shared labels; with local labels, each adapted estimator has its own.
+
+    See Also
+    --------
+    MAMLRegressor : The same for numbers.
+    ProtoNetClassifier : Adapts by class means, without gradient steps.
+
+    Notes
+    -----
+    The cost of a meta-update grows with `batch_size` times `inner_steps`. For images on
+    a CPU start with ``inner_steps=1``, ``batch_size=4`` and a backbone that strides
+    instead of pooling (``ConvNet(shape, downsample="stride")``).
+
+    References
+    ----------
+    .. [1] C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast
+       Adaptation of Deep Networks", ICML 2017, arXiv:1703.03400.
+
+    Examples
+    --------
+    >>> from sklmeta import MAMLClassifier
+    >>> from sklmeta.datasets import load_digits_pool
+    >>> pool = load_digits_pool()
+    >>> meta = MAMLClassifier(n_shot=1, max_iter=3, random_state=0).fit(pool[:5])
+    >>> new = pool[5:]
+    >>> meta.adapt(new.X[:40], new.y[:40]).predict(new.X[40:45]).shape
+    (5,)
+    """
+
 
 @with_common_parameters
 class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
@@ -468,19 +467,18 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
     Model-agnostic meta-learning [1]_: the weights from which `inner_steps` gradient
     steps on a new task's support rows predict its other rows best.
 
-
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
         Maps rows to features: a module to copy, a function of the input shape that
         returns one, or None for an MLP (rows) or a four-block convolution net (images).
 
-    inner_lr : float, default=0.01
+    inner_lr : float, default=0.05
         Step size of the inner loop. Read when adapting.
 
     inner_steps : int, default=5
         Gradient steps of the inner loop, in meta-training and when adapting; change it
-        after `fit` to adapt further.
+        after `fit` to adapt further, or to 0 for the predictions before adaptation.
 
     first_order : bool, default=False
         Leave out second derivatives: cheaper, often as good.
@@ -531,7 +529,7 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
         self,
         backbone: Any = None,
         *,
-        inner_lr: float = 0.01,
+        inner_lr: float = 0.05,
         inner_steps: int = 5,
         first_order: bool = False,
         head: str = "linear",
@@ -560,6 +558,11 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
     ) -> None:
         super().__init__(
             backbone,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            first_order=first_order,
+            head=head,
+            transductive=transductive,
             n_way=n_way,
             n_shot=n_shot,
             n_query=n_query,
@@ -581,9 +584,4 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
             random_state=random_state,
             verbose=verbose,
         )
-        self.inner_lr = inner_lr
-        self.inner_steps = inner_steps
-        self.first_order = first_order
-        self.head = head
-        self.transductive = transductive
         self.normalize_y = normalize_y
