@@ -378,7 +378,7 @@ class Preparation:
 
 
 def _local_codes(y: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the classes of each task as they come in it, whatever others hold."""
+    """Return each task's classes numbered as they come in it, whatever others hold."""
     codes, classes = pd.factorize(y)
     task = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return pd.factorize(task * len(classes) + codes)[0].astype(np.int64)
