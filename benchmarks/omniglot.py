@@ -33,12 +33,6 @@ from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
 from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.learner import Learner
 
-# Where the defaults are not the paper's; an option that is given wins.
-CHOSEN: dict[str, dict[str, Any]] = {
-    "maml": {"batch_size": 16, "schedule": "cosine"},
-    "protonet": {"schedule": "cosine"},
-}
-
 
 def paper_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
     """Return how the method's paper (or its code) meta-trains and tests."""
@@ -65,6 +59,19 @@ def paper_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
         "test_steps": 3 if few else 5,
         "schedule": "constant",
     }
+
+
+def chosen(method: str, shots: int) -> dict[str, Any]:
+    """Return where our defaults are not the paper's; an option that is given wins.
+
+    Chosen on characters held out of the training characters. Smaller meta-batches and
+    fewer ways buy more updates in the time; a second inner step when testing helps only
+    nets that were meta-trained with it.
+    """
+    if method == "protonet":
+        return {"schedule": "cosine", "train_ways": 30 if shots == 1 else 20}
+    few = {"test_query": 15, "test_steps": 1, "n_query": 5}
+    return {"schedule": "cosine", "batch_size": 16, **few}
 
 
 def strided_or_pooled(
@@ -271,7 +278,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options, with the method's defaults where none was given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--method", choices=sorted(CHOSEN), required=True)
+    add("--method", choices=("maml", "protonet"), required=True)
     add("--ways", type=int, default=5)
     add("--shots", type=int, default=1)
     add("--max-minutes", type=float, default=25, help="of meta-training")
@@ -300,7 +307,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_common_options(parser, threads=2)
     args = parser.parse_args(argv)
     paper = paper_recipe(args.method, args.ways, args.shots)
-    for name, value in {**paper, **CHOSEN[args.method]}.items():
+    for name, value in {**paper, **chosen(args.method, args.shots)}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args
