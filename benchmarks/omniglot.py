@@ -65,8 +65,8 @@ def chosen(method: str, shots: int) -> dict[str, Any]:
     """Return where our defaults are not the paper's; an option that is given wins.
 
     Chosen in short runs, on characters held out of the training characters. Smaller
-    meta-batches and fewer ways buy more updates in the time; more inner steps in testing
-    than in training lowered accuracy.
+    meta-batches and fewer ways buy more updates in the time; more inner steps when
+    testing than in training lowered accuracy.
     """
     if method == "protonet":
         return {"schedule": "cosine", "train_ways": 30 if shots == 1 else 20}
