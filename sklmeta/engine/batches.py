@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Episodes", "Rows"]
+__all__ = ["Episodes", "Rows", "similar_sizes"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Episodes:
         for tasks in groups:
             for run in tasks.split(size or len(tasks)):
                 part = self._part(run)
-                yield run, part.trimmed() if equal_rows else part
+                # Padding holds ways of tasks that may be in another part.
+                yield run, part.trimmed() if equal_rows or size is not None else part
 
     def _part(self, tasks: Tensor) -> Episodes:
         """Return tasks in rising order, as a view where they are neighbours."""
@@ -113,6 +114,36 @@ class Episodes:
     def trimmed(self) -> Episodes:
         """Return the same episodes without the padding that all of them share."""
         return Episodes(self.support.trimmed(), self.query.trimmed())
+
+
+def similar_sizes(sizes: Tensor, limit: int) -> list[Tensor]:
+    """Cut items into parts that stay below a limit when padded to their largest.
+
+    Parameters
+    ----------
+    sizes : Tensor of shape (n,)
+        Size of each item, at least 1. A part takes its number of items times its
+        largest size.
+    limit : int
+        What a part may take, unless it is a single item.
+
+    Returns
+    -------
+    list of Tensor
+        The items of each part, in rising order: all in one part where that fits, else
+        items together of which none is twice as large as another.
+    """
+    if len(sizes) * int(sizes.max()) <= limit:
+        return [torch.arange(len(sizes))]
+    order = sizes.argsort(descending=True, stable=True)
+    parts = []
+    while len(order):
+        largest = int(sizes[order[0]])
+        n_similar = int((2 * sizes[order] > largest).sum())
+        n_items = min(max(1, limit // largest), n_similar)
+        parts.append(order[:n_items].sort().values)
+        order = order[n_items:]
+    return parts
 
 
 def _equal_counts(*masks: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.batches import Episodes, Rows, similar_sizes
 
 SUPPORT_COUNTS, QUERY_COUNTS = [3, 2, 3, 1, 3], [4, 4, 2, 4, 4]
 
@@ -77,3 +77,32 @@ def test_to_moves_everything(episodes):
     tensors = (moved.x, moved.y, moved.mask, moved.n_way)
     assert all(t.device.type == "meta" for t in tensors)
     assert episodes.query.to("meta").n_way is None
+
+
+def test_padding_holds_no_ways_of_another_part():
+    # Tasks of 2 and 4 ways in one batch: the first is padded with rows of ways 2 and 3.
+    y = torch.arange(4).expand(2, 4).clone()
+    mask = torch.tensor([[True, True, False, False], [True] * 4])
+    rows = Rows(torch.rand(2, 4, 3), y, mask, torch.tensor([2, 4]))
+    for part in Episodes(rows, rows).parts(1, equal_rows=False):
+        assert part.support.y.max() < part.support.n_way.max()
+        assert part.query.y.max() < part.query.n_way.max()
+
+
+def test_items_stay_together_where_they_fit():
+    (part,) = similar_sizes(torch.tensor([5, 1, 3]), limit=15)
+    assert part.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40, 1000])
+def test_parts_are_small_and_of_similar_sizes(limit):
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 60, (50,), generator=generator)
+    sizes[7] = 10_000
+    parts = similar_sizes(sizes, limit)
+    assert sorted(torch.cat(parts).tolist()) == list(range(50))
+    for part in parts:
+        own = sizes[part]
+        assert part.tolist() == sorted(part.tolist())
+        assert len(part) == 1 or len(part) * own.max() <= limit
+        assert own.max() < 2 * own.min()
