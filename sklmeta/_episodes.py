@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 import torch
 
-from sklmeta.engine.batches import Episodes
+from sklmeta.engine.batches import Episodes, similar_sizes
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.engine.pool import RowPool
 from sklmeta.tasks import ClassPool, TaskDistribution, TaskSet
@@ -21,13 +21,15 @@ __all__ = [
     "hold_out",
     "one_pass",
     "sampled_batches",
-    "scoring_index",
+    "scoring_parts",
     "task_seed",
 ]
 
 POOL_EPISODES = 200
 HELD_OUT_EPISODES = 100
 EPISODES_DRAWN_AT_ONCE = 256
+EPISODES_SCORED_AT_ONCE = 256
+VALUES_SCORED_AT_ONCE = 2**26  # of features, padding included: 256 MB
 TASKS_SAMPLED_AT_ONCE = 1024
 MIN_HELD_OUT_TASKS = 5
 DEFAULT_WAYS = 5
@@ -116,11 +118,24 @@ def hold_out(
     return tasks[np.sort(order[n_held:])], tasks[np.sort(order[:n_held])]
 
 
-def scoring_index(sampler: EpisodeSampler, seed: int) -> EpisodeIndex:
-    """Draw the episodes that `score` judges: they depend on seed and names alone."""
-    if sampler.pool.is_class_pool:
-        return sampler.draw(POOL_EPISODES, torch.Generator().manual_seed(seed))
-    return sampler.draw_tasks(task_seeds(sampler.pool.names, seed))
+def scoring_parts(sampler: EpisodeSampler, seed: int) -> Iterator[EpisodeIndex]:
+    """Yield the episodes that `score` judges, as many at a time as memory allows.
+
+    They depend on seed and names alone, and hold all rows of their tasks.
+    """
+    pool = sampler.pool
+    row_values = prod(pool.input_shape)
+    if pool.is_class_pool:
+        index = sampler.draw(POOL_EPISODES, torch.Generator().manual_seed(seed))
+        sizes = index.support_mask.sum(1) + index.query_mask.sum(1)
+        for part in similar_sizes(sizes * row_values, VALUES_SCORED_AT_ONCE):
+            yield index[part]
+        return
+    seeds = task_seeds(pool.names, seed)
+    sizes = pool.offsets.diff()[sampler.task_ids]
+    for part in similar_sizes(sizes * row_values, VALUES_SCORED_AT_ONCE):
+        for tasks in part.split(EPISODES_SCORED_AT_ONCE):
+            yield sampler.draw_tasks(seeds, sampler.task_ids[tasks])
 
 
 def task_seeds(names: Sequence[Any], seed: int) -> list[int]:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from sklmeta import _episodes
 from sklmeta._checks import diverged, finite_rows
-from sklmeta._meta_training import episode_spec, standardised
+from sklmeta._meta_training import episode_spec
 from sklmeta._parameters import resolve_device
-from sklmeta.engine.batches import Rows
+from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.episodes import EpisodeSampler
 from sklmeta.engine.inference import run_episodes
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.targets import TaskTargets
 from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = ["MeanAccuracy", "PooledR2", "score_tasks"]
-
-EPISODES_PER_PASS = 256
 
 
 def score_tasks(
@@ -38,21 +38,30 @@ def score_tasks(
     preparation = meta._preparation
     pool = preparation.pool(tasks, resolve_device(meta.device))
     sampler = EpisodeSampler(pool, episode_spec(meta, preparation, n_query=None))
-    index = _episodes.scoring_index(sampler, seed)
     learner = meta._configured_learner()
-    for start in range(0, len(index), EPISODES_PER_PASS):
-        part = index[start : start + EPISODES_PER_PASS]
-        episodes = next(standardised(iter([sampler.gather(part)]), preparation))
-        outputs = run_episodes(learner, episodes)
+    for index in _episodes.scoring_parts(sampler, seed):
+        episodes = sampler.gather(index)
+        outputs = _outputs(learner, episodes, preparation.task_targets)
         bad = ~finite_rows(outputs, meta._classifies) & episodes.query.mask.cpu()
         if bad.any():
-            first = int(part.task[bad.any(1)][0])
+            first = int(index.task[bad.any(1)][0])
             where = (
                 "an episode" if pool.is_class_pool else f"task {pool.names[first]!r}"
             )
             raise diverged(meta, where)
         total.add(outputs, episodes.query)
     return total.value()
+
+
+def _outputs(
+    learner: Learner, episodes: Episodes, targets: TaskTargets | None
+) -> Tensor:
+    """Adapt and predict, in the units of the episodes' targets."""
+    if targets is None:
+        return run_episodes(learner, episodes)
+    level, spread = targets.scale(episodes.support)
+    outputs = run_episodes(learner, targets.standardise(episodes))
+    return outputs * spread.cpu() + level.cpu()
 
 
 class MeanAccuracy:

@@ -15,11 +15,14 @@ from sklmeta._checks import diverged, finite_rows, label_column
 from sklmeta._parameters import resolve_device
 from sklmeta._pooling import concat_rows, pool_rows
 from sklmeta._preparation import Preparation
-from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.batches import Episodes, Rows, similar_sizes
+from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.pool import RowPool
 from sklmeta.tasks import TaskSet
 
-__all__ = ["SupportBatch", "encode_supports"]
+__all__ = ["predict_supports"]
+
+VALUES_AT_ONCE = 2**26  # of features, padding included: 256 MB
 
 
 @dataclass(frozen=True)
@@ -75,21 +78,39 @@ class SupportBatch:
         return outputs * self.spread.cpu() + self.level.cpu()
 
 
-def encode_supports(
-    meta: Any, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
-) -> SupportBatch:
-    """Return the padded batch of supports and queries for a fitted meta-learner.
+def predict_supports(
+    meta: Any, tasks: TaskSet, query_Xs: Sequence[Any]
+) -> list[NDArray[Any]]:
+    """Adapt a fitted meta-learner to every task and predict its query rows.
+
+    All in one padded batch, unless tasks are so ragged that it would not fit memory.
 
     Raises
     ------
     ValueError
         If rows do not fit the meta-training tasks; the message names the task.
+    MetaTrainingError
+        Naming the task, if adapting to it diverged.
     """
     if len(tasks) != len(query_Xs):
         raise ValueError(
             f"got {len(tasks)} support tasks and {len(query_Xs)} entries of query_Xs; "
             "give one entry of query rows per task."
         )
+    learner = meta._configured_learner()
+    sizes = tasks.rows().sizes + np.array([len(X) for X in query_Xs])
+    values = torch.from_numpy(sizes * meta.n_features_in_)
+    predictions: dict[int, NDArray[Any]] = {}
+    for part in similar_sizes(values, VALUES_AT_ONCE):
+        places = part.tolist()
+        batch = _encoded(meta, tasks[places], [query_Xs[i] for i in places])
+        decoded = batch.decode(run_episodes(learner, batch.episodes), meta)
+        predictions.update(zip(places, decoded, strict=True))
+    return [predictions[i] for i in range(len(tasks))]
+
+
+def _encoded(meta: Any, tasks: TaskSet, query_Xs: Sequence[ArrayLike]) -> SupportBatch:
+    """Return the padded batch of supports and queries."""
     preparation, device = meta._preparation, resolve_device(meta.device)
     pool = preparation.pool(tasks, device)
     query_pool = _query_pool(meta, query_Xs, tasks.names, device)

@@ -21,8 +21,7 @@ from sklmeta import _leakage, _meta_training, _scores
 from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
 from sklmeta._preparation import Preparation
-from sklmeta._supports import encode_supports
-from sklmeta.engine.inference import run_episodes
+from sklmeta._supports import predict_supports
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.training import TrainingResult
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
@@ -54,7 +53,7 @@ class BaseMetaLearner(BaseEstimator):
     # Built into the learner or its preparation by the first fit.
     _structural_parameters: ClassVar[tuple[str, ...]] = (
         *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
-        *("first_order", "transductive"),
+        "transductive",
     )
     # Changed freely after meta-training: they shape episodes, or are set by wrappers.
     _exempt_parameters: ClassVar[tuple[str, ...]] = (
@@ -374,9 +373,7 @@ class BaseMetaLearner(BaseEstimator):
                 f"{type(tasks).__name__}."
             )
         self._preparation.check_width(self, tasks.rows())
-        batch = encode_supports(self, tasks, query_Xs)
-        outputs = run_episodes(self._configured_learner(), batch.episodes)
-        return batch.decode(outputs, self)
+        return predict_supports(self, tasks, query_Xs)
 
     def _adapted_to(self, X: ArrayLike, y: ArrayLike) -> Any:
         """Return the few-shot estimator of this meta-learner, fitted to rows."""

@@ -13,7 +13,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    is_classifier,
+)
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
@@ -31,7 +36,7 @@ from sklmeta._checks import diverged, finite_rows
 from sklmeta._parameters import check_choice, resolve_device
 from sklmeta._preparation import Preparation
 from sklmeta.engine.batches import Rows
-from sklmeta.engine.inference import adapt, predict
+from sklmeta.engine.inference import adapt, predict_rows
 from sklmeta.engine.learner import State
 from sklmeta.engine.pool import RowPool
 
@@ -91,6 +96,12 @@ class _FewShotEstimator(BaseEstimator):
         if not hasattr(self.meta, "_own_copy"):
             raise TypeError(
                 f"meta must be a meta-trained sklmeta estimator, got {self.meta!r}."
+            )
+        if is_classifier(self.meta) != is_classifier(self):
+            kind = "classifier" if is_classifier(self) else "regressor"
+            raise TypeError(
+                f"The meta of a {type(self).__name__} must be a {kind}, got "
+                f"{type(self.meta).__name__}."
             )
         if not hasattr(self.meta, "learner_"):
             raise NotFittedError(
@@ -176,15 +187,10 @@ class _FewShotEstimator(BaseEstimator):
         meta = self.meta_
         device = resolve_device(meta.device)
         x = meta._preparation.features(self._validated_query(meta._preparation, X))
-        pool = RowPool(
-            torch.from_numpy(x).to(device),
-            torch.zeros(len(x), dtype=torch.int64, device=device),
-            [0, len(x)],
-            names=[None],
-        )
+        y = np.zeros(len(x), dtype=np.int64)
+        pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
         state = pytree.tree_map(lambda leaf: leaf.to(device), self._state)
-        query = pool.take(torch.arange(len(x))[None])
-        outputs = predict(meta._configured_learner(), state, query)[0].cpu()
+        outputs = predict_rows(meta._configured_learner(), state, pool)
         if not finite_rows(outputs, meta._classifies).all():
             raise diverged(meta, "the support rows, or predicting rows far from them,")
         return outputs
@@ -257,6 +263,8 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         ------
         NotFittedError
             If `meta` is not meta-trained.
+        TypeError
+            If `meta` is no meta-learner, or a regressor.
         ValueError
             If the rows do not fit the meta-training tasks, or a parameter of `meta`
             that acts in meta-training only was changed since.
@@ -298,6 +306,10 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         ------
         NotFittedError
             Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks.
+        MetaTrainingError
+            If predictions are not finite.
         """
         best = self._outputs(X).argmax(-1).numpy()
         return self.classes_[best]
@@ -319,6 +331,10 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         ------
         NotFittedError
             Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks.
+        MetaTrainingError
+            If predictions are not finite.
         """
         return torch.softmax(self._outputs(X).double(), dim=-1).numpy()
 
@@ -414,6 +430,8 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
         ------
         NotFittedError
             If `meta` is not meta-trained.
+        TypeError
+            If `meta` is no meta-learner, or a classifier.
         ValueError
             If the rows do not fit the meta-training tasks, or a parameter of `meta`
             that acts in meta-training only was changed since.
@@ -447,6 +465,10 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
         ------
         NotFittedError
             Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks.
+        MetaTrainingError
+            If predictions are not finite.
         """
         outputs = self._outputs(X)
         if self._scale is not None:

@@ -30,6 +30,8 @@ from sklmeta import (
     TaskLeakageWarning,
     TaskSet,
     ValidationTasks,
+    _episodes,
+    _supports,
 )
 from sklmeta.datasets import Sinusoids, make_sinusoids
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
@@ -153,6 +155,47 @@ def test_predict_tasks_is_adapt_and_predict_task_by_task(problem, request):
             assert got.tolist() == alone.tolist()
         else:
             np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("problem", ["regressor", "shared", "local"])
+def test_very_ragged_tasks_are_predicted_and_scored_in_parts(
+    problem, request, monkeypatch
+):
+    meta = copy.deepcopy(request.getfixturevalue(problem)).set_params(n_shot=1)
+    tasks = labelled_tasks(6, 40, seed=3) if meta._classifies else make_sinusoids(6, 40)
+    n_rows = [40, 9, 12, 38, 8, 21]
+    ragged = TaskSet(
+        [(t.X[:n], t.y[:n]) for t, n in zip(tasks, n_rows, strict=True)],
+        labels="local" if problem == "local" else "shared",
+    )
+    queries = [t.X[-n:] for t, n in zip(tasks, [3, 30, 1, 5, 7, 2], strict=True)]
+    together, score = meta.predict_tasks(ragged, queries), meta.score(ragged)
+    monkeypatch.setattr(_supports, "VALUES_AT_ONCE", 60)
+    monkeypatch.setattr(_episodes, "VALUES_SCORED_AT_ONCE", 60)
+    for got, want in zip(meta.predict_tasks(ragged, queries), together, strict=True):
+        if meta._classifies:
+            assert got.tolist() == want.tolist()
+        else:
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert meta.score(ragged) == pytest.approx(score, abs=1e-6)
+
+
+def test_class_pools_are_scored_in_parts(local, monkeypatch):
+    rng, y = np.random.default_rng(0), np.arange(140) % 7
+    pool = ClassPool(rng.normal(size=(140, 3)) + 3 * rng.normal(size=(7, 3))[y], y)
+    score = local.score(pool)
+    monkeypatch.setattr(_episodes, "VALUES_SCORED_AT_ONCE", 1000)
+    assert local.score(pool) == pytest.approx(score, abs=1e-9)
+
+
+@pytest.mark.parametrize("learner", [MAMLClassifier, ProtoNetClassifier])
+def test_batches_of_different_ways_without_batch_normalisation(learner):
+    def convolution(input_shape):
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten())
+
+    pool = ClassPool(np.random.default_rng(0).random((80, 5, 5)), np.arange(80) % 8)
+    meta = learner(convolution, n_way=(2, 6), max_iter=5, random_state=0).fit(pool)
+    assert 0 <= meta.score(pool) <= 1
 
 
 def test_predict_tasks_takes_any_number_of_ways(local):
@@ -411,7 +454,9 @@ def episodes_of(meta, tasks):
         yield support, query
 
 
-def test_score_of_regressors_is_one_minus_pooled_errors_over_squares(regressor):
+@pytest.mark.parametrize("normalize_y", [True, False, "task"])
+def test_score_of_regressors_is_one_minus_pooled_errors_over_squares(normalize_y):
+    regressor = MAMLRegressor(**QUICK, normalize_y=normalize_y).fit(TASKS)
     rows = NEW.rows()
     errors = squares = 0.0
     for support, query in episodes_of(regressor, NEW):

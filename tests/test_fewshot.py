@@ -28,6 +28,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from sklmeta import (
+    ClassPool,
     FewShotClassifier,
     FewShotRegressor,
     MAMLClassifier,
@@ -134,6 +135,13 @@ def test_a_meta_learner_among_candidates_is_refused_with_the_reason(regressor):
         search.fit(NEW.X, NEW.y)
 
 
+def test_meta_must_be_of_the_same_kind(regressor, shared):
+    with pytest.raises(TypeError, match="must be a classifier, got MAMLRegressor"):
+        FewShotClassifier(regressor).fit(NEW.X, NEW.y > 0)
+    with pytest.raises(TypeError, match="must be a regressor, got MAMLClassifier"):
+        FewShotRegressor(shared).fit(*labelled_rows(["low", "mid"])[:2])
+
+
 def test_fitted_meta_learners_are_compared_as_few_shot_estimators(regressor):
     other = MAMLRegressor(**{**QUICK, "max_iter": 1}).fit(make_sinusoids(20))
     pipe = make_pipeline(FunctionTransformer(), FewShotRegressor(regressor))
@@ -226,6 +234,18 @@ def test_feature_names_are_those_of_meta_training():
         model.predict(frame[["size", "price", "age"]])
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         model.predict(X[:2])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_views_of_images_are_predicted_as_they_are(dtype):
+    images = np.random.default_rng(0).integers(0, 2, (40, 5, 5)).astype(dtype)
+    y = np.arange(40) % 4
+    meta = ProtoNetClassifier(max_iter=1, random_state=0).fit(ClassPool(images, y))
+    model = meta.adapt(images[:12], y[:12])
+    expected = model.predict_proba(images)
+    images.flags.writeable = False  # as joblib's memory maps are
+    np.testing.assert_array_equal(model.predict_proba(images), expected)
+    np.testing.assert_array_equal(model.predict_proba(images[::-1]), expected[::-1])
 
 
 # Shared labels under wrappers ---------------------------------------------------------

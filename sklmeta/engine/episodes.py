@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.batches import Episodes, Rows, similar_sizes
 from sklmeta.engine.keys import LAST, random_keys, stream
 from sklmeta.engine.pool import RowPool
 from sklmeta.engine.spec import Count, EpisodeSpec, bounds
@@ -28,6 +28,9 @@ __all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool"]
 # the choice of classes, and then the choice of rows way by way.
 _SLOT = 2**32
 _COUNTS, _CLASSES, _ROWS = 0, 1, 2
+
+# Rows put in random order at once, padding included: some 100 MB of work space.
+ROWS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,21 @@ class EpisodeSampler:
         self, streams: Tensor, units: Tensor, n_support: Tensor, n_query: Tensor
     ) -> Tensor:
         """Order each unit's rows at random, support first; (B, N, rows)."""
+        sizes = self._units.size[units].amax(1) * units.shape[1]
+        parts = similar_sizes(sizes, ROWS_AT_ONCE)
+        if len(parts) == 1:
+            return self._rows_in_order(streams, units, n_support, n_query)
+        rows = units.new_zeros(*units.shape, int((n_support + n_query).max()))
+        for part in parts:
+            own = self._rows_in_order(
+                streams[part], units[part], n_support[part], n_query[part]
+            )
+            rows[part, :, : own.shape[2]] = own
+        return rows
+
+    def _rows_in_order(
+        self, streams: Tensor, units: Tensor, n_support: Tensor, n_query: Tensor
+    ) -> Tensor:
         start, size = self._units.start[units], self._units.size[units]
         position = torch.arange(int(size.max()))
         slots = (torch.arange(units.shape[1]) + _ROWS) * _SLOT

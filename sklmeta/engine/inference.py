@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State, WeightsId
 from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.engine.pool import RowPool
 
-__all__ = ["adapt", "predict", "run_episodes"]
+__all__ = ["adapt", "predict", "predict_rows", "run_episodes"]
 
 ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**24
@@ -76,10 +77,28 @@ def predict(learner: Learner, state: State, x: Tensor) -> Tensor:
         learner = _in_double(learner)
         state = pytree.tree_map(_to_double, state)
         x = x.double()
-    whole = getattr(learner, "transductive", False) and learner.needs_equal_rows
-    blocks = [x] if whole else x.split(ROWS_PER_BLOCK, dim=1)
+    blocks = x.split(_block_size(learner, x.shape[1]), dim=1)
     with _lock_of(learner), torch.no_grad():
         return torch.cat([learner.predict(state, block) for block in blocks], dim=1)
+
+
+def predict_rows(learner: Learner, state: State, pool: RowPool) -> Tensor:
+    """Return outputs (Q, N) of one adapted task for all rows of a pool, on the CPU.
+
+    Rows leave the pool block by block, since images grow fourfold as floats.
+    """
+    rows = torch.arange(pool.n_rows)[None]
+    outputs = [
+        predict(learner, state, pool.take(block)).cpu()
+        for block in rows.split(_block_size(learner, pool.n_rows), dim=1)
+    ]
+    return torch.cat(outputs, dim=1)[0]
+
+
+def _block_size(learner: Learner, n_rows: int) -> int:
+    """Return how many query rows go together: all, where each matters to others."""
+    whole = learner.transductive and learner.needs_equal_rows
+    return max(n_rows, 1) if whole else ROWS_PER_BLOCK
 
 
 def _to_double(leaf: Any) -> Any:

@@ -36,10 +36,13 @@ class Learner(nn.Module):
 
     Subclasses write `adapt` and `predict`; `meta_loss` follows from them. Attributes
     named in `adaptation_options` are read at adaptation time and can be changed on a
-    shared copy by `with_options` without touching the weights.
+    shared copy by `with_options` without touching the weights. `transductive` says
+    that `predict` normalises query rows by the query batch's own statistics, which must
+    then not be cut.
     """
 
     adaptation_options: ClassVar[tuple[str, ...]] = ()
+    transductive: bool = False
 
     def __init__(self, task_type: str) -> None:
         super().__init__()

@@ -294,6 +294,7 @@ class _MAMLEstimator(BaseMetaLearner):
 
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
+    _structural_parameters = (*BaseMetaLearner._structural_parameters, "first_order")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklmeta.engine import episodes
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec, RowPool
 from sklmeta.exceptions import SmallTaskWarning
 
@@ -247,6 +248,19 @@ class TestPerClass:
         assert index.query_mask.sum(1).tolist() == [1 + 1, 6 + 1 + 2]
         assert index.support.shape == (2, 8)
         assert index.query.shape == (2, 9)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("order", ["random", "first"])
+def test_episodes_drawn_in_parts_are_the_same(monkeypatch, per_class, order):
+    pool = class_tasks() if per_class else task_pool()
+    spec = EpisodeSpec(2, 3, per_class=per_class, support_order=order)
+    sampler = EpisodeSampler(pool, spec)
+    whole = sampler.draw(40, rng())
+    monkeypatch.setattr(episodes, "ROWS_AT_ONCE", 30)
+    parts = sampler.draw(40, rng())
+    assert_well_padded(parts, pool)
+    assert equal(whole, parts)
 
 
 class TestFixedSupport:

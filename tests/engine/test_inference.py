@@ -9,7 +9,8 @@ import torch
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.engine import inference
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.inference import adapt, predict, run_episodes
+from sklmeta.engine.inference import adapt, predict, predict_rows, run_episodes
+from sklmeta.engine.pool import RowPool
 from sklmeta.gradient import MAML
 from sklmeta.metric import ProtoNet
 
@@ -128,6 +129,26 @@ def test_transductive_batches_are_not_cut(monkeypatch):
         with torch.no_grad():
             whole = learner.predict(state, rows.x)
         torch.testing.assert_close(predict(learner, state, rows.x), whole)
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+def test_rows_of_a_pool_are_predicted_block_by_block(monkeypatch, transductive):
+    learner = conv_maml(transductive=transductive)
+    state = adapt(learner, make_rows(1, shape=(1, 4, 4)))
+    images = torch.randint(256, (11, 4, 4, 1), dtype=torch.uint8, generator=rng())
+    pool = RowPool.from_tasks(images, torch.zeros(11), [0, 11], [None])
+    whole = predict(learner, state, pool.take(torch.arange(11)[None]))[0]
+    taken = []
+
+    def take(self, index, take=RowPool.take):
+        taken.append(index.shape[1])
+        return take(self, index)
+
+    monkeypatch.setattr(RowPool, "take", take)
+    monkeypatch.setattr(inference, "ROWS_PER_BLOCK", 4)
+    found = predict_rows(learner, state, pool)
+    torch.testing.assert_close(found, whole)
+    assert taken == ([11] if transductive else [4, 4, 3])
 
 
 @pytest.mark.parametrize("kind", ["maml", "protonet", "conv"])
