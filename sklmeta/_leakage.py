@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from sklmeta._pooling import PooledRows
 from sklmeta.exceptions import TaskLeakageWarning
@@ -28,7 +29,7 @@ def fingerprints(tasks: Any) -> dict[Any, bytes]:
         if not named:
             continue
         if X is None:
-            X = _plain(rows.X)
+            X = _as_array(rows.X)
         seen[name] = _digest(X, rows, position)
     return seen
 
@@ -50,18 +51,19 @@ def warn_of_seen(tasks: Any, seen: dict[Any, bytes], stacklevel: int) -> None:
         )
 
 
-def _plain(X: Any) -> np.ndarray:
-    """Return rows in one form, so that the container makes no difference."""
+def _as_array(X: Any) -> np.ndarray:
     if isinstance(X, pd.DataFrame):
-        X = X.to_numpy()
-    X = np.asarray(X)
-    return X.astype(np.float64) if X.dtype.kind in "fiub" else X.astype(str)
+        return X.to_numpy()
+    return X.cpu().numpy() if isinstance(X, Tensor) else X
 
 
 def _digest(X: np.ndarray, rows: PooledRows, position: int) -> bytes:
     part = rows.task(position)
-    digest = hashlib.blake2b(np.ascontiguousarray(X[part]).tobytes(), digest_size=8)
-    y = rows.y[part]
-    plain = y.astype(np.float64) if y.dtype.kind in "fiub" else y.astype(str)
-    digest.update(np.ascontiguousarray(plain).tobytes())
+    digest = hashlib.blake2b(_plain(X[part]), digest_size=8)
+    digest.update(_plain(rows.y[part]))
     return digest.digest()
+
+
+def _plain(values: np.ndarray) -> bytes:
+    """Return numbers or text in one form, so that their type makes no difference."""
+    return values.astype(np.float64 if values.dtype.kind in "fiub" else str).tobytes()
