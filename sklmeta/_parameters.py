@@ -86,7 +86,8 @@ warm_start : bool, default=False
     Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.
 
 random_state : int, RandomState instance or None, default=None
-    Seed of weights and episodes. An int gives the same result every time.
+    Seed of weights and episodes. An int gives the same result every time; with dropout
+    in the `backbone`, only while no other thread draws from torch's global generator.
 
 verbose : int, default=0
     Print a line per epoch if not 0.
@@ -140,6 +141,8 @@ def check_common_parameters(estimator: Any) -> None:
     """
     for name in ("batch_size", "max_iter", "eval_every", "n_iter_no_change"):
         check_integer(name, getattr(estimator, name), 1)
+    for name in ("normalize_x", "early_stopping", "warm_start"):
+        check_choice(name, getattr(estimator, name), (True, False))
     check_positive("outer_lr", estimator.outer_lr)
     check_fraction("validation_fraction", estimator.validation_fraction)
     _check_optimizer(estimator.optimizer)

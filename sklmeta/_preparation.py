@@ -156,7 +156,7 @@ class Preparation:
             )
         y = _checks.target_numbers(rows, task_names(tasks), self.settings.name)
         blank = replace(self, flat_y=rows.y.ndim == 1, n_outputs=y.shape[1])
-        if self.settings.normalize_y is False:
+        if not self.settings.normalize_y:
             return blank
         mean, scale = _mean_and_scale(y, "y")
         blank = replace(blank, y_mean=mean, y_scale=scale)

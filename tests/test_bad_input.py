@@ -233,6 +233,8 @@ class TestTasks:
             ("small_tasks", "keep", "small_tasks must be one of .*got 'keep'"),
             ("support_order", "last", "support_order must be one of"),
             ("normalize_y", "tasks", "normalize_y must be one of"),
+            ("normalize_x", "task", r"normalize_x must be one of \[True, False\]"),
+            ("first_order", "yes", r"first_order must be one of \[True, False\]"),
             ("batch_size", True, "batch_size must be an integer"),
             ("image_shape", (8,), r"image_shape must be \(H, W\)"),
         ],
@@ -297,7 +299,9 @@ def test_one_class_only():
         meta.fit(make_tasks(labels=["a"]))
     with pytest.raises(ValueError, match="ClassPool of at least 2 classes, got 1"):
         meta.fit(ClassPool(np.ones((5, 2)), ["a"] * 5))
-    with pytest.raises(ValueError, match=r"class"):
+    with pytest.raises(
+        ValueError, match=r"2 classes of 1 support .* Give more classes"
+    ):
         meta.fit(TaskSet(make_tasks(labels=["a"]), labels="local"))
 
 

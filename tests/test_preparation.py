@@ -50,7 +50,7 @@ def test_without_normalisation_features_are_as_given(rng):
     np.testing.assert_array_equal(preparation.pool(tasks, CPU).x, X.astype(np.float32))
 
 
-@pytest.mark.parametrize("normalize_y", [True, False, "task"])
+@pytest.mark.parametrize("normalize_y", [True, False, 0, "task"])
 @pytest.mark.parametrize("n_outputs", [0, 1, 3])
 def test_targets_come_back_in_their_units(rng, normalize_y, n_outputs):
     shape = (30, n_outputs) if n_outputs else (30,)
@@ -64,6 +64,8 @@ def test_targets_come_back_in_their_units(rng, normalize_y, n_outputs):
     if normalize_y:
         np.testing.assert_allclose(encoded.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(encoded.std(0), 1, atol=1e-5)
+    else:
+        np.testing.assert_allclose(encoded, y.reshape(30, -1), rtol=1e-6)
     decoded = preparation.decode_targets(encoded)
     assert decoded.shape == shape
     np.testing.assert_allclose(decoded, y, rtol=1e-5)

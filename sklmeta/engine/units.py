@@ -234,6 +234,8 @@ def _nothing_left(
     if bool((units.n_fixed > 0).any()):
         found += ", where fixed support leaves no query row"
     remedy = "Give tasks with more rows"
+    if spec.per_class:
+        remedy = "Give more classes, or more rows of each"
     if spec.small_tasks != "shrink":
         remedy += ", lower n_shot or n_way, or set small_tasks='shrink'"
     return f"No task can make an episode: it needs {needs}, and {found}. {remedy}."

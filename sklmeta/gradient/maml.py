@@ -360,6 +360,8 @@ class _MAMLEstimator(BaseMetaLearner):
         check_positive("inner_lr", self.inner_lr)
         check_integer("inner_steps", self.inner_steps, 0)
         check_choice("head", self.head, ("linear", "none"))
+        check_choice("first_order", self.first_order, (True, False))
+        check_choice("transductive", self.transductive, (True, False))
 
     def _make_learner(
         self,

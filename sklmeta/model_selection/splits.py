@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import BaseCrossValidator, KFold
 
 from sklmeta._pooling import group_codes
-from sklmeta.tasks import is_tasks
+from sklmeta.tasks import TaskDistribution, is_tasks
 
 
 class TaskKFold(BaseCrossValidator):
@@ -30,6 +30,11 @@ class TaskKFold(BaseCrossValidator):
         Whether to shuffle the tasks before they are cut into folds.
     random_state : int, RandomState or None, default=None
         Seed of the shuffling; only with `shuffle=True`.
+
+    Raises
+    ------
+    ValueError
+        If `n_splits` is below 2, or `random_state` is given without `shuffle`.
 
     See Also
     --------
@@ -86,6 +91,13 @@ class TaskKFold(BaseCrossValidator):
             Positions of the training tasks, or of their rows in long format.
         test : ndarray
             Positions of the test tasks, or of their rows.
+
+        Raises
+        ------
+        TypeError
+            If X is a TaskDistribution, which has no items.
+        ValueError
+            If there are fewer tasks than folds, or rows come without `groups`.
         """
         unit_of_item = _units(X, groups)
         n_units = int(unit_of_item.max(initial=-1)) + 1
@@ -123,6 +135,11 @@ class TaskKFold(BaseCrossValidator):
 
 def _units(X: Any, groups: Any) -> NDArray[np.intp]:
     """Return for each item the number of its task or group, which is never cut."""
+    if isinstance(X, TaskDistribution):
+        raise TypeError(
+            f"A {type(X).__name__} draws fresh tasks whenever asked, so there is "
+            "nothing to split. Draw some to be split: X.sample(n_tasks, random_state)."
+        )
     n_items = X.shape[0] if hasattr(X, "shape") else len(X)
     if groups is not None:
         return group_codes(groups, n_items)[0]

@@ -14,6 +14,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sklmeta.datasets import Sinusoids
 from sklmeta.model_selection import TaskKFold
 from sklmeta.tasks import ClassPool, TaskSet
 
@@ -80,6 +81,11 @@ def test_groups_of_the_wrong_length(long_format):
     tasks = TaskSet.from_arrays(*long_format)
     with pytest.raises(ValueError, match=r"groups has shape \(35,\), expected \(7,\)"):
         next(TaskKFold(2).split(tasks, groups=long_format[2]))
+
+
+def test_a_distribution_has_nothing_to_split():
+    with pytest.raises(TypeError, match=r"A Sinusoids draws fresh .* X\.sample\("):
+        next(TaskKFold(2).split(Sinusoids()))
 
 
 def test_more_folds_than_tasks(long_format):
