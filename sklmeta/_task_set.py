@@ -136,6 +136,14 @@ class TaskSet(PooledTuple):
         -------
         tasks : TaskSet
             The tasks; rows keep their order within each.
+
+        Raises
+        ------
+        TypeError
+            If X is sparse, or a name is not hashable.
+        ValueError
+            If lengths differ, a row has no group, or `support` leaves a task no row
+            to adapt on or none to predict.
         """
         X, y = as_container(X, ""), as_targets(y, "")
         check_lengths(X, y, "")
@@ -180,6 +188,14 @@ class TaskSet(PooledTuple):
         -------
         tasks : TaskSet
             Tasks in order of first appearance; `X` stays a DataFrame.
+
+        Raises
+        ------
+        TypeError
+            If `df` is no DataFrame, or `task` or `support` names several columns.
+        ValueError
+            If a column is missing or has two roles, a row has no task, or no features
+            are left.
         """
         roles = [*(target if isinstance(target, list) else [target]), task]
         roles += [] if support is None else [support]
@@ -221,6 +237,12 @@ class TaskSet(PooledTuple):
         -------
         tasks : TaskSet
             The tasks; a set of a few is made in tens of microseconds.
+
+        Raises
+        ------
+        ValueError
+            If `offsets` do not cut the rows into tasks, a task has no rows, or two
+            have one name.
 
         Examples
         --------

@@ -92,6 +92,38 @@ def test_private_names_are_recognised(code, private):
     assert bool(list(private_sklearn_names(ast.parse(code)))) is private
 
 
+# Which rooms may be looked into from a room; algorithms stand above all of these.
+TASKS = r"tasks|_task\w*|_pooling|_indexing|_class_pool"
+ROOMS = {
+    rf"({TASKS})\.py": TASKS,
+    r"backbones/": "backbones",
+    r"engine/": "engine|backbones|exceptions",
+    r"(base|fewshot|_[a-z]\w*)\.py": r"engine|backbones|exceptions|tasks|fewshot|_\w+",
+}
+
+
+def rooms_imported(tree):
+    """Yield the part of the package that each import of the tree looks into."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "sklmeta":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("sklmeta."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            yield from (name[-1] for name in names if name[0] == "sklmeta")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=source_name)
+def test_rooms_look_down_only(path):
+    own = path.relative_to(ROOT / "sklmeta").as_posix()
+    allowed = next(
+        (rooms for room, rooms in ROOMS.items() if re.match(room, own)), ".*"
+    )
+    imported = rooms_imported(ast.parse(path.read_text()))
+    assert [room for room in imported if not re.fullmatch(allowed, room)] == []
+
+
 def test_types_are_announced():
     assert importlib.resources.files("sklmeta").joinpath("py.typed").is_file()
 

@@ -26,8 +26,8 @@ class ConvNet(nn.Module):
         Number of blocks.
     downsample : {"pool", "stride"}, default="pool"
         How a block halves its images: 2x2 max-pooling, or a convolution of stride 2,
-        which costs 3.7 times fewer operations. Images one pixel high or wide are
-        halved no further, so that four blocks also fit 8x8 images.
+        which takes about a quarter of the operations. Images one pixel high or wide
+        are halved no further, so that four blocks also fit 8x8 images.
     generator : torch.Generator, default=None
         Where the weights are drawn from, by the distribution of `torch.nn.Conv2d`;
         None draws different ones every time. The global generator is left alone.
@@ -36,6 +36,11 @@ class ConvNet(nn.Module):
     ----------
     out_features : int
         Number of features that come out.
+
+    Raises
+    ------
+    ValueError
+        If `input_shape` is no image's, a count is below 1, or `downsample` unknown.
 
     Notes
     -----

@@ -31,6 +31,11 @@ class MLP(nn.Module):
     out_features : int
         Number of features that come out.
 
+    Raises
+    ------
+    ValueError
+        If a width is below 1.
+
     Examples
     --------
     >>> import torch

@@ -1,7 +1,7 @@
 """Dense nets with weights of their own for every task, as batched matrix products.
 
-What `torch.vmap` would compute, in half the time: nets on a few rows cost more to
-dispatch than to compute.
+What `torch.vmap` would compute, with fewer operations to dispatch, which is what nets
+on a few rows cost most.
 """
 
 from __future__ import annotations

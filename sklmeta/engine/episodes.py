@@ -144,6 +144,11 @@ class EpisodeSampler:
         -------
         EpisodeIndex
             Of length `n_episodes`.
+
+        Raises
+        ------
+        ValueError
+            If `n_episodes` is below 1.
         """
         if n_episodes < 1:
             raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")

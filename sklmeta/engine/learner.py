@@ -39,6 +39,16 @@ class Learner(nn.Module):
     shared copy by `with_options` without touching the weights. `transductive` says
     that `predict` normalises query rows by the query batch's own statistics, which must
     then not be cut.
+
+    Parameters
+    ----------
+    task_type : {"classification", "regression"}
+        What outputs are: logits, or numbers.
+
+    Raises
+    ------
+    ValueError
+        If `task_type` is another.
     """
 
     adaptation_options: ClassVar[tuple[str, ...]] = ()
@@ -98,7 +108,13 @@ class Learner(nn.Module):
         return function(outputs, rows.y, rows.mask)
 
     def with_options(self, **options: Any) -> Self:
-        """Return a learner that shares these weights and adapts with `options`."""
+        """Return a learner that shares these weights and adapts with `options`.
+
+        Raises
+        ------
+        ValueError
+            If an option is not among `adaptation_options`.
+        """
         unknown = set(options) - set(self.adaptation_options)
         if unknown:
             raise ValueError(

@@ -1,10 +1,9 @@
 """Lifting a one-task function over a batch of tasks: the one place that decides how.
 
 Nets on rows are vectorised: dense ones as batched matrix products, others by
-`torch.vmap`. Convolutions on the CPU run one task
-after another: with a weight tensor per task vmap turns them into grouped convolutions,
-which were measured up to 1.8 times slower there than the loop. Recurrent layers have
-no batching rule. No algorithm knows which way was taken.
+`torch.vmap`. Convolutions on the CPU run one task after another: with a weight tensor
+per task vmap turns them into grouped convolutions, which are slower there than the
+loop. Recurrent layers have no batching rule. No algorithm knows which way was taken.
 """
 
 from __future__ import annotations

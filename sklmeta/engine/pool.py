@@ -34,6 +34,13 @@ class RowPool:
         Whether this is one task made of many classes, `names` being theirs and `y`
         their positions (see `from_classes`).
 
+    Raises
+    ------
+    TypeError
+        If features or targets are of another type.
+    ValueError
+        If lengths do not fit each other, or `offsets` do not rise over all rows.
+
     Examples
     --------
     >>> import torch
@@ -125,6 +132,11 @@ class RowPool:
         -------
         RowPool
             A pool of one task, whose `y` are class positions 0..n_classes-1.
+
+        Raises
+        ------
+        ValueError
+            If `offsets` and `names` do not cut the rows into classes.
         """
         sizes = torch.as_tensor(offsets, dtype=torch.int64).diff().cpu()
         x = _tensor(x).to(device)

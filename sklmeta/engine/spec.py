@@ -36,6 +36,11 @@ class EpisodeSpec:
         `n_way`: use smaller supports and fewer ways, leave such tasks (and classes)
         out, or refuse.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter, what was got and what is expected.
+
     Examples
     --------
     >>> from sklmeta.engine.episodes import EpisodeSpec

@@ -58,6 +58,8 @@ from sklmeta.engine.mapping import (
     task_gradients,
 )
 
+__all__ = ["MAML", "MAMLClassifier", "MAMLRegressor"]
+
 Parameters = dict[str, Tensor]
 
 
@@ -168,7 +170,12 @@ class MAML(Learner):
         -------
         dict
             "parameters": adapted weights by name, "ways": which ways each task has
-            (T, N) or None, "statistics": batch statistics of the support rows.
+            (T, N), "statistics": batch statistics of the support rows.
+
+        Raises
+        ------
+        ValueError
+            If labels are local and `support.n_way` is missing.
         """
         weights, ways = self._initial_parameters(support)
         differentiable = torch.is_grad_enabled() and not self.first_order

@@ -34,6 +34,8 @@ from sklmeta.base import BaseMetaLearner, MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State
 
+__all__ = ["ProtoNet", "ProtoNetClassifier"]
+
 METRICS = ("sqeuclidean", "cosine")
 
 
@@ -102,6 +104,11 @@ class ProtoNet(Learner):
         dict
             "prototypes" (T, N, n_features) and "ways" (T, N), True where a way has
             support rows.
+
+        Raises
+        ------
+        ValueError
+            If labels are local and `support.n_way` is missing.
         """
         return self._prototypes(self._embed(support.x), support)
 

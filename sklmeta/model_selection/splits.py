@@ -13,6 +13,8 @@ from sklearn.model_selection import BaseCrossValidator, KFold
 from sklmeta._pooling import group_codes
 from sklmeta.tasks import TaskDistribution, is_tasks
 
+__all__ = ["TaskKFold"]
+
 
 class TaskKFold(BaseCrossValidator):
     """K folds of whole tasks.
