@@ -138,10 +138,8 @@ def draw(meta, process, pooled, task, folder):
     import matplotlib.pyplot as plt
 
     X, y = task.X[:N_SHOT], task.y[:N_SHOT]
-    inner_lr = meta.inner_lr
-    # A step of no length leaves the meta-learned weights as they are.
-    before = meta.set_params(inner_steps=1, inner_lr=1e-12).adapt(X, y)
-    one_step = meta.set_params(inner_lr=inner_lr).adapt(X, y)
+    before = meta.set_params(inner_steps=0).adapt(X, y)
+    one_step = meta.set_params(inner_steps=1).adapt(X, y)
     adapted = meta.set_params(inner_steps=STEPS).adapt(X, y)
     panels = {
         "MAML adapts to five points of a new wave": [

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sklmeta._parameters import check_choice
 from sklmeta.datasets._fetch import (
     Archive,
     data_home_path,
@@ -118,8 +119,8 @@ def fetch_omniglot(
     >>> len(train), len(test), train.X.shape  # doctest: +SKIP
     (4800, 423, (96000, 28, 28))
     """
-    _check_choice("split", split, _SPLITS)
-    _check_choice("rotations", rotations, _ROTATIONS)
+    check_choice("split", split, _SPLITS)
+    check_choice("rotations", rotations, _ROTATIONS)
     _check_image_size(image_size)
     _require_pillow()
     folder = data_home_path(data_home) / "omniglot"
@@ -188,11 +189,6 @@ def _read_image(png: bytes, image_size: int | None) -> np.ndarray:
     if image_size is not None:
         image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
     return 255 - np.asarray(image)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}.")
 
 
 def _check_image_size(image_size: Any) -> None:
