@@ -32,8 +32,8 @@ def build_backbone(
 ) -> nn.Module:
     """Build the module that maps rows of one shape to features.
 
-    Torch's global generator is as before afterwards, and torch's batch normalisation
-    is replaced by `TaskBatchNorm`.
+    Torch's global generator is as before afterwards, torch's batch normalisation is
+    replaced by `TaskBatchNorm`, and weights are in single precision, as rows are.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ def build_backbone(
     if backbone is None:
         module = _default_backbone(shape, seed)
     elif isinstance(backbone, nn.Module):
+        _check_ready(backbone)  # some lazy layers cannot be copied
         module = copy.deepcopy(backbone)
     elif isinstance(backbone, str):
         module = _named_backbone(backbone)
@@ -80,7 +81,7 @@ def build_backbone(
             f"and returns one, 'identity' or None; got {backbone!r}."
         )
     _check_ready(module)
-    return convert_batch_norm(module)
+    return convert_batch_norm(module).float()
 
 
 def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:

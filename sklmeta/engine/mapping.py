@@ -70,9 +70,23 @@ def map_tasks(
     -------
     tree of tensors
         With a leading axis of T tasks.
+
+    Raises
+    ------
+    ValueError
+        If torch cannot vectorise what the function does.
     """
     if method == "vmap":
-        return torch.vmap(function, in_dims=in_dims, randomness="different")(*args)
+        try:
+            return torch.vmap(function, in_dims=in_dims, randomness="different")(*args)
+        except RuntimeError as error:
+            if not str(error).startswith("vmap:"):
+                raise
+            raise ValueError(
+                "The backbone cannot run on many tasks at once: its forward must not "
+                "branch on values of tensors, call .item(), or write into its input. "
+                f"torch says: {error}"
+            ) from error
     results = [function(*share) for share in _shares(args, in_dims)]
     return pytree.tree_map(_stack, *results)
 

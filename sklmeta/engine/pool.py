@@ -67,7 +67,7 @@ class RowPool:
         self.support = (
             None
             if support is None
-            else torch.as_tensor(support, dtype=torch.bool).cpu()
+            else _tensor(support).to(dtype=torch.bool, device="cpu")
         )
         self.is_class_pool = is_class_pool
         self._validate()

@@ -56,6 +56,13 @@ def test_modules_are_copied_and_converted():
     assert built[1].weight.data_ptr() != given[1].weight.data_ptr()
 
 
+def test_weights_of_any_precision_become_single():
+    with torch.random.fork_rng(devices=[]):
+        given = nn.Linear(3, 2).double()
+    assert build_backbone(given, (3,), seed=0).weight.dtype == torch.float32
+    assert given.weight.dtype == torch.float64
+
+
 def test_factories_get_the_shape_and_are_converted():
     shapes = []
 
@@ -106,6 +113,7 @@ def test_other_shapes_need_a_backbone(shape):
             ValueError,
             r"lazy layers.*0\.weight",
         ),
+        (nn.LazyBatchNorm1d(), ValueError, "lazy layers.*running_mean"),
     ],
 )
 def test_refuses_what_is_no_backbone(backbone, error, message):

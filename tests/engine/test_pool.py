@@ -57,6 +57,14 @@ def test_rows_are_not_copied_unless_they_must_be():
     np.testing.assert_array_equal(frozen.x.numpy(), x[::-1])
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_masks():
+    mask = np.array([True, False])
+    mask.setflags(write=False)
+    pool = RowPool.from_tasks(torch.rand(2, 3), torch.rand(2), [0, 2], ["a"], mask)
+    assert pool.support.tolist() == [True, False]
+
+
 def test_class_pool():
     x = torch.rand(7, 2)
     pool = RowPool.from_classes(x, [0, 3, 5, 7], ["a", "b", "c"])
