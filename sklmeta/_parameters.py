@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from sklearn.utils import check_scalar
+from skorch.callbacks import Callback
 
 from sklmeta.engine.training import OPTIMIZERS
 
@@ -146,6 +147,7 @@ def check_common_parameters(estimator: Any) -> None:
     check_positive("outer_lr", estimator.outer_lr)
     check_fraction("validation_fraction", estimator.validation_fraction)
     _check_optimizer(estimator.optimizer)
+    _check_callbacks(estimator.callbacks)
     shape = estimator.image_shape
     if shape is not None and (
         not isinstance(shape, (tuple, list))
@@ -163,6 +165,21 @@ def _check_optimizer(optimizer: Any) -> None:
             f"optimizer must be one of {sorted(OPTIMIZERS)} or a torch.optim.Optimizer "
             f"class, got {optimizer!r}."
         )
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    if callbacks is None:
+        return
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks must be a list, got {callbacks!r}.")
+    for item in callbacks:
+        callback = item[-1] if isinstance(item, tuple) and len(item) == 2 else item
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, Callback):
+            raise TypeError(
+                "callbacks must hold skorch callbacks, or pairs of a name and one, "
+                f"got {item!r}."
+            )
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:

@@ -131,7 +131,13 @@ class Preparation:
         y = _checks.label_column(rows, task_names(tasks))
         classes = found = _checks.sorted_classes(y)
         if listed is not None:
-            classes = np.unique(np.asarray(listed))
+            classes = np.asarray(listed).ravel()
+            if not len(classes) or pd.isna(classes).any():
+                raise ValueError(
+                    "classes must list the shared labels, none of them missing, got "
+                    f"{listed!r}."
+                )
+            classes = _checks.sorted_classes(classes)
         if len(classes) < 2:
             raise ValueError(
                 f"{self.settings.name} needs at least 2 classes in the meta-training "
@@ -387,7 +393,7 @@ def _local_codes(y: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int6
 def task_names(tasks: TaskSet | ClassPool) -> list[Any]:
     """Return names of tasks, or labels of classes, for messages."""
     if isinstance(tasks, ClassPool):
-        return list(tasks.classes)
+        return tasks.classes.tolist()
     return list(tasks.names)
 
 

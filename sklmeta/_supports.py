@@ -18,7 +18,7 @@ from sklmeta._preparation import Preparation
 from sklmeta.engine.batches import Episodes, Rows, similar_sizes
 from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.pool import RowPool
-from sklmeta.tasks import TaskSet
+from sklmeta.tasks import Task, TaskSet
 
 __all__ = ["predict_supports"]
 
@@ -92,6 +92,10 @@ def predict_supports(
     MetaTrainingError
         Naming the task, if adapting to it diverged.
     """
+    if isinstance(query_Xs, TaskSet) or any(isinstance(X, Task) for X in query_Xs):
+        raise TypeError(
+            "query_Xs holds tasks, expected their rows: [task.X for task in tasks]."
+        )
     if len(tasks) != len(query_Xs):
         raise ValueError(
             f"got {len(tasks)} support tasks and {len(query_Xs)} entries of query_Xs; "

@@ -94,6 +94,14 @@ def feature_columns(
     """
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"Expected a pandas DataFrame, got a {type(df).__name__}.")
+    for role in roles:
+        if isinstance(role, (pd.Series, pd.Index, pd.DataFrame, np.ndarray)):
+            raise TypeError(
+                "target, task and support are names of columns of df, got an object "
+                f"of type {type(role).__name__}. Give the name, or a list for target."
+            )
+    if isinstance(features, str):
+        raise TypeError(f"features must be a list of columns, got {features!r}.")
     if any(isinstance(role, (list, dict, set)) for role in roles):
         raise TypeError(
             "task and support name one column each; make one of several task columns "

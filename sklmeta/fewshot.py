@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
@@ -21,7 +22,6 @@ from sklearn.base import (
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     check_array,
     check_consistent_length,
@@ -32,13 +32,14 @@ from sklearn.utils.validation import (
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sklmeta._checks import diverged, finite_rows
+from sklmeta._checks import diverged, finite_rows, sorted_classes
 from sklmeta._parameters import check_choice, resolve_device
 from sklmeta._preparation import Preparation
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.inference import adapt, predict_rows
 from sklmeta.engine.learner import State
 from sklmeta.engine.pool import RowPool
+from sklmeta.tasks import ClassPool, Task, TaskSet
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
 
@@ -277,9 +278,10 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         """Adapt; ranks of shared labels are for wrappers, which encode labels."""
         check_choice("missing_classes", self.missing_classes, ("raise", "allow"))
         meta = self._fitted_meta()
+        _refuse_missing_labels(y)
         adapted, X, y = self._validated_support(meta, X, y)
         y = np.asarray(column_or_1d(y, warn=True))
-        check_classification_targets(y)
+        sorted_classes(y)  # refuses what is no label
         if meta._preparation.labels == "local":
             classes, codes = np.unique(y, return_inverse=True)
             adapted._adapt(meta, X, codes.astype(np.int64), n_way=len(classes))
@@ -478,7 +480,22 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
 
 
 def _in_memory(X: Any) -> Any:
+    """Return rows or targets in a container that scikit-learn checks."""
+    if isinstance(X, (Task, TaskSet, ClassPool)):
+        raise TypeError(
+            f"Expected rows, got {X!r}. Give the rows of one task, as in "
+            "adapt(task.X, task.y) and predict(task.X)."
+        )
     return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+
+
+def _refuse_missing_labels(y: Any) -> None:
+    """Refuse None, NaN and pandas.NA among labels, which scikit-learn cannot sort."""
+    if isinstance(y, Tensor) or y is None:
+        return
+    labels = np.asarray(y)
+    if labels.dtype.kind == "O" and np.any(pd.isna(labels)):
+        raise ValueError("Input y contains NaN. Give every row a label.")
 
 
 def _to_cpu(leaf: Any) -> Any:

@@ -56,7 +56,8 @@ def shared():
 @pytest.fixture(scope="module")
 def local():
     tasks = make_tasks(labels=["a", "b", "c"])
-    return ProtoNetClassifier(**QUICK).fit(TaskSet(tasks, labels="local"))
+    meta = ProtoNetClassifier(n_shot=1, **QUICK)
+    return meta.fit(TaskSet(tasks, labels="local"))
 
 
 def snapshot(meta):
@@ -237,6 +238,8 @@ class TestTasks:
             ("first_order", "yes", r"first_order must be one of \[True, False\]"),
             ("batch_size", True, "batch_size must be an integer"),
             ("image_shape", (8,), r"image_shape must be \(H, W\)"),
+            ("callbacks", "print", "callbacks must be a list, got 'print'"),
+            ("callbacks", [3], "callbacks must hold skorch callbacks.* got 3"),
         ],
     )
     def test_parameter(self, regressor, verb, parameter, value, match):
@@ -364,6 +367,18 @@ def test_backbone_that_does_not_fit(regressor, backbone, match):
     )
 
 
+class BranchingNet(nn.Linear):
+    """A net whose forward looks at values, which torch cannot vectorise."""
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+def test_backbone_that_cannot_be_vectorised():
+    with pytest.raises(ValueError, match=r"must not branch on values of tensors"):
+        MAMLRegressor(BranchingNet(3, 2), **QUICK).fit(make_tasks())
+
+
 def test_outputs_of_a_backbone_without_head():
     tasks = make_tasks(labels=["a", "b", "c"])
     meta = MAMLClassifier(nn.Linear(3, 5), head="none", **QUICK)
@@ -480,6 +495,48 @@ def test_images_at_adapt():
     on_floats.fit(ClassPool(images / 255, np.arange(48) % 6))
     with pytest.raises(ValueError, match=r"uint8 images, but .* on other numbers"):
         on_floats.adapt(images[:8], y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (np.array(["a", None] * 6, dtype=object), "y contains NaN"),
+        (np.array(["a", np.nan] * 6, dtype=object), "y contains NaN"),
+        (pd.Series(["a", pd.NA] * 6, dtype="string"), "y contains NaN"),
+        (pd.Series([1, pd.NA] * 6, dtype="Int64"), "y contains NaN"),
+        (np.array(["a", 1] * 6, dtype=object), r"different types .*\['int', 'str'\]"),
+    ],
+)
+def test_labels_that_cannot_be_sorted_at_adapt(shared, local, labels, match):
+    X = make_tasks(1)[0].X
+    assert_refused(shared, lambda m: m.adapt(X, labels), match)
+    assert_refused(local, lambda m: m.adapt(X, labels), match)
+
+
+def test_tasks_where_rows_are_expected(regressor):
+    tasks = make_tasks(2)
+    task = tasks[0]
+    match = r"Expected rows, got .*adapt\(task.X, task.y\)"
+    for X in (task, tasks, ClassPool(task.X, np.arange(12) % 2)):
+        assert_refused(regressor, lambda m, X=X: m.adapt(X, task.y), match, TypeError)
+        assert_refused(regressor, lambda m, X=X: m.predict(X), match, TypeError)
+    match = "query_Xs holds tasks, expected their rows"
+    for queries in (tasks, list(tasks)):
+        assert_refused(
+            regressor,
+            lambda m, queries=queries: m.predict_tasks(tasks, queries),
+            match,
+            TypeError,
+        )
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "b", None], ["a", "b", np.nan]])
+def test_lists_of_classes_that_are_none(classes):
+    classes = np.array(classes, dtype=object)
+    with pytest.raises(ValueError, match="classes must list the shared labels"):
+        MAMLClassifier(**QUICK).partial_fit(
+            make_tasks(labels=["a", "b"]), classes=classes
+        )
 
 
 # Divergence ---------------------------------------------------------------------------

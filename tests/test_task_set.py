@@ -285,6 +285,10 @@ def test_from_frame_roles():
         ({"task": "y"}, ValueError, "Column 'y' is asked for twice"),
         ({"features": []}, ValueError, "No columns are left"),
         ({"task": ["task", "colour"]}, TypeError, "one column each.*ngroup"),
+        ({"task": pd.Series(["a"])}, TypeError, "names of columns of df.*Series"),
+        ({"target": np.array(["y", "x"])}, TypeError, "names of columns.*ndarray"),
+        ({"target": pd.Index(["y", "x"])}, TypeError, "names of columns.*Index"),
+        ({"features": "xy"}, TypeError, "features must be a list of columns, got 'xy'"),
         ({"df": {"task": [1]}}, TypeError, "Expected a pandas DataFrame, got a dict"),
     ],
 )
