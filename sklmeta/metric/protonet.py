@@ -172,9 +172,14 @@ class ProtoNet(Learner):
             unit = F.normalize(features, dim=-1)
             similarity = unit @ F.normalize(prototypes, dim=-1).transpose(1, 2)
             distance = 1 - similarity
-        else:
+        elif torch.is_grad_enabled():
             offsets = features.unsqueeze(2) - prototypes.unsqueeze(1)
             distance = offsets.square().sum(-1)
+        else:
+            # The same without a tensor of (T, Q, N, n_features): a root has no gradient
+            # where distances are 0, but needs none here.
+            exact = "donot_use_mm_for_euclid_dist"
+            distance = torch.cdist(features, prototypes, compute_mode=exact).square()
         temperature = self.temperature
         if temperature is None:
             temperature = 0.1 if self.metric == "cosine" else 1.0

@@ -1,6 +1,8 @@
 """Each check fails on a learner that breaks what it checks, and says what is wrong."""
 
+import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,6 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sklmeta import MAMLRegressor, ProtoNetClassifier
-from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
-from sklmeta.engine.learner import Learner
 from sklmeta.metric.protonet import ProtoNet
 from sklmeta.utils.learner_checks import (
     check_meta_learner,
@@ -271,53 +271,16 @@ def test_ignoring_support_targets_is_caught():
 # Learners of others ---------------------------------------------------------------
 
 
-class RidgeHead(Learner):
-    """Ridge regression on learned features, solved for each task."""
-
-    def __init__(self, backbone):
-        super().__init__("regression")
-        self.backbone = backbone
-        self.log_penalty = nn.Parameter(torch.zeros(()))
-
-    def adapt(self, support):
-        features = self.features(support.x) * support.mask.unsqueeze(-1)  # (T, S, D)
-        gram = features @ features.mT + self.log_penalty.exp() * torch.eye(
-            features.shape[1], dtype=features.dtype
-        )
-        return features.mT @ torch.linalg.solve(gram, support.y)  # (T, D, n_outputs)
-
-    def predict(self, state, x):
-        return self.features(x) @ state
-
-    def features(self, x):
-        rows = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+@pytest.fixture
+def own_learner(monkeypatch):
+    """Return the example that shows how to write a learner."""
+    examples = Path(__file__).parents[2] / "examples" / "extending"
+    monkeypatch.syspath_prepend(examples)
+    return importlib.import_module("own_learner")
 
 
-class RidgeHeadRegressor(MetaRegressorMixin, BaseMetaLearner):
-    def __init__(
-        self,
-        *,
-        normalize_y=True,
-        outer_lr=1e-3,
-        max_iter=100,
-        warm_start=False,
-        random_state=None,
-    ):
-        super().__init__(
-            outer_lr=outer_lr,
-            max_iter=max_iter,
-            warm_start=warm_start,
-            random_state=random_state,
-        )
-        self.normalize_y = normalize_y
-
-    def _make_learner(self, backbone, n_features, n_outputs, generator):
-        return RidgeHead(backbone)
-
-
-def test_own_learner_passes():
-    check_meta_learner(RidgeHeadRegressor(max_iter=200, outer_lr=5e-3))
+def test_own_learner_passes(own_learner):
+    check_meta_learner(own_learner.RidgeHeadRegressor(max_iter=200, outer_lr=5e-3))
 
 
 def test_first_failure_is_raised():
