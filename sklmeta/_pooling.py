@@ -163,7 +163,10 @@ def pool_rows(
     where = task_label(names[0]) if offsets is None else ""
     X, y = as_container(X, where), as_targets(y, where)
     check_lengths(X, y, where)
-    offsets = np.asarray([0, len(y)] if offsets is None else offsets, dtype=np.int64)
+    offsets = np.asarray([0, len(y)] if offsets is None else offsets)
+    if offsets.dtype.kind not in "iu":
+        raise ValueError(f"offsets must be integers, got dtype {offsets.dtype}.")
+    offsets = offsets.astype(np.int64, copy=False)
     _check_offsets(offsets, len(y), names)
     n_tasks = len(names)
     if support is None:

@@ -252,6 +252,8 @@ class TaskSet(PooledTuple):
         n_tasks = len(offsets) - 1
         if n_tasks < 1:
             raise ValueError(NO_TASKS)
+        if names is not None and len(names) != n_tasks:
+            raise ValueError(f"Got {len(names)} names for {n_tasks} tasks.")
         named = np.full(n_tasks, names is not None)
         if names is None:
             names = tuple(range(n_tasks))

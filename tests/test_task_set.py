@@ -249,6 +249,10 @@ def test_from_offsets_refuses_offsets_that_do_not_fit():
         TaskSet.from_offsets(X, y, [0, 3, 2, 4], names=["p", "q", "r"])
     with pytest.raises(ValueError, match="no tasks"):
         TaskSet.from_offsets(X, y, [0])
+    with pytest.raises(ValueError, match="Got 1 names for 2 tasks"):
+        TaskSet.from_offsets(X, y, [0, 2, 4], names=["p"])
+    with pytest.raises(ValueError, match="offsets must be integers, got dtype float"):
+        TaskSet.from_offsets(X, y, [0, 1.5, 4])
 
 
 def test_from_frame_keeps_the_frame():
