@@ -202,10 +202,12 @@ class MAML(Learner):
         state : dict
             What `adapt` returned.
         x : Tensor of shape (T, Q, *F)
+            Query rows.
 
         Returns
         -------
         Tensor of shape (T, Q, N) or (T, Q, n_outputs)
+            Logits of ways, or numbers.
         """
         return self._outputs(state["parameters"], x, state["ways"], state["statistics"])
 
@@ -544,6 +546,7 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
         first_order: bool = False,
         head: str = "linear",
         transductive: bool = False,
+        normalize_y: bool | str = True,
         n_way: Any = None,
         n_shot: Any = 5,
         n_query: Any = 15,
@@ -551,7 +554,6 @@ class MAMLRegressor(MetaRegressorMixin, _MAMLEstimator):
         small_tasks: str = "shrink",
         image_shape: Any = None,
         normalize_x: bool = True,
-        normalize_y: bool | str = True,
         outer_lr: float = 1e-3,
         optimizer: Any = "adam",
         batch_size: int = 16,

@@ -120,6 +120,7 @@ class ProtoNet(Learner):
         state : dict
             What `adapt` returned.
         x : Tensor of shape (T, Q, *F)
+            Query rows.
 
         Returns
         -------
