@@ -14,6 +14,7 @@ from time import perf_counter
 
 import demo_images
 import demo_sinusoids
+import torch
 from demo_report import format_table
 
 NEXT = """\
@@ -26,6 +27,9 @@ Where to go next
 def main(argv=None):
     """Run the demo; return the path of the figure."""
     options = parse(argv)
+    # The nets are small: threads cost more than they bring, and on a busy machine a
+    # hundred times more.
+    torch.set_num_threads(1)
     start = perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
     size = demo_sinusoids.QUICK if options.quick else demo_sinusoids.Size()

@@ -151,6 +151,8 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
+# What torch 2.6 says of a function that it does not batch.
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize(
     "module",
     [
