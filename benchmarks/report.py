@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ def sinusoid(record: Record) -> str:
     )
 
 
+def _steps(parameters: Mapping[str, Any]) -> str:
+    """Return what tells runs of MAML apart: the inner steps of meta-training."""
+    steps = parameters.get("inner_steps")
+    return "" if steps is None else f", {steps} inner step{'s' if steps > 1 else ''}"
+
+
 def omniglot(records: Sequence[Record]) -> str:
     """Return the section on Omniglot."""
     rows, notes = [], []
@@ -116,7 +122,7 @@ def omniglot(records: Sequence[Record]) -> str:
             same = (kind == "transductive") == (method == "maml")
             rows.append(
                 (
-                    METHODS[method],
+                    METHODS[method] + _steps(p),
                     f"{key[0]}-way {key[1]}-shot",
                     kind,
                     interval(accuracy, 100),
@@ -140,7 +146,8 @@ def omniglot(records: Sequence[Record]) -> str:
             f"{records[0]['parameters']['test_query']} query rows per class. Papers: "
             "Finn, Abbeel and Levine 2017 (arXiv:1703.03400); Snell, Swersky and Zemel "
             "2017 (arXiv:1703.05175). Minutes are of meta-training, validation "
-            "included.\n",
+            "included. With one inner step MAML here adapts its output layer alone, "
+            "which starts at zero; with more it adapts all layers.\n",
             table(header, rows),
             "Runs, and how each deviates from its paper:\n",
             *notes,
@@ -280,8 +287,8 @@ def render(folder: Path = RESULTS) -> str:
         for name, section in SECTIONS.items()
         if name in records
     }
-    # Experiments with a tag stay out.
-    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s")
+    # Experiments with another tag stay out.
+    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s(_\d+steps)?")
     drawn = [record for name, record in records.items() if pattern.fullmatch(name)]
     parts = [OPENING]
     if "sinusoid" in sections:

@@ -17,7 +17,8 @@ Deviations from the paper
   of its own. A vector shared by all ways cannot change a softmax, so zero is the whole
   family of heads that treat the ways alike; it takes any number of ways at adaptation,
   and the labels' names and order cannot matter (the "zeroing trick" of
-  arXiv:2106.15367).
+  arXiv:2106.15367). From zero, the first inner step moves the head alone; the backbone
+  adapts from the second step on, so with ``inner_steps=1`` it does not adapt at all.
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
   of the query batch, as the paper's code does.

@@ -319,6 +319,15 @@ def test_local_labels_absent_ways_are_minus_infinity():
     assert torch.isfinite(outputs[0]).all()
 
 
+@pytest.mark.parametrize(("steps", "moves"), [(1, False), (2, True)])
+def test_local_labels_the_first_step_moves_the_head_alone(steps, moves):
+    learner = make_learner(mlp(), "local", inner_steps=steps)
+    adapted = learner.adapt(make_episodes(target="local").support)["parameters"]
+    assert adapted["head.weight"].abs().amax() > 0
+    for name, weight in learner.named_parameters():
+        assert torch.equal(adapted[name][0], weight) is not moves
+
+
 def test_local_labels_names_of_ways_do_not_matter():
     learner = make_learner(mlp(), "local")
     episodes = make_episodes(target="local")[0:1]
