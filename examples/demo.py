@@ -27,8 +27,7 @@ Where to go next
 def main(argv=None):
     """Run the demo; return the path of the figure."""
     options = parse(argv)
-    # The nets are small: threads cost more than they bring, and on a busy machine a
-    # hundred times more.
+    # The nets are small: on a busy machine threads cost more than they bring.
     torch.set_num_threads(1)
     start = perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
