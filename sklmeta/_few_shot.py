@@ -96,7 +96,7 @@ class FewShotEstimator(BaseEstimator):
                 f"The meta of a {type(self).__name__} must be a {kind}, got "
                 f"{type(self.meta).__name__}."
             )
-        if not hasattr(self.meta, "learner_"):
+        if not self.meta.__sklearn_is_fitted__():
             raise NotFittedError(
                 f"meta is a {type(self.meta).__name__} that is not meta-trained. Call "
                 "its fit(tasks) first. scikit-learn's clone empties a meta-learner "

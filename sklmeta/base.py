@@ -2,293 +2,68 @@
 
 from __future__ import annotations
 
-import copy
 import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
-from skorch.history import History
-from torch import nn
-from torch.utils import _pytree as pytree
 
-from sklmeta import _leakage, _meta_training, _scores
-from sklmeta._meta_training import Seeds, representative
-from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
-from sklmeta._preparation import Preparation
-from sklmeta._supports import predict_supports
-from sklmeta.engine.learner import Learner
-from sklmeta.engine.training import TrainingResult
+from sklmeta import _leakage, _scores
+from sklmeta._meta_training import representative
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
-from sklmeta.tasks import TaskSet, as_tasks
+from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
 __all__ = ["BaseMetaLearner", "MetaClassifierMixin", "MetaRegressorMixin"]
 
 
 class BaseMetaLearner(BaseEstimator):
-    """Base of the meta-learners that train by gradients on episodes.
+    """Base of all meta-learners: their verbs, whatever the algorithm.
 
-    Subclasses add their parameters, `_make_learner`, and one of the two mixins.
+    Subclasses add their parameters, `fit`, and one of the two mixins.
     """
 
     _classifies: ClassVar[bool]
-    learner_: Learner
-    history_: History
-    n_iter_: int
     n_features_in_: int
-    _preparation: Preparation
-    _optimizer_state: dict[str, Any] | None
+    _preparation: Any
     _seen_tasks: dict[Any, bytes]
     _trained_with: dict[str, Any]
 
     # Parameters that act when adapting; all others only in meta-training.
     _adaptation_parameters: ClassVar[tuple[str, ...]] = ()
-    # What to lower when meta-training diverges.
-    _step_sizes: ClassVar[tuple[str, ...]] = ("outer_lr",)
-    # Built into the learner or its preparation by the first fit.
-    _structural_parameters: ClassVar[tuple[str, ...]] = (
-        *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
-        "transductive",
-    )
+    # What to lower when meta-training or adapting diverges.
+    _step_sizes: ClassVar[tuple[str, ...]] = ()
     # Changed freely after meta-training: they shape episodes, or are set by wrappers.
     _exempt_parameters: ClassVar[tuple[str, ...]] = (
-        *("random_state", "device", "verbose", "n_shot", "n_way", "n_query"),
-        *("support_order", "small_tasks", "max_iter", "warm_start", "callbacks"),
+        *("random_state", "verbose", "n_shot", "n_way"),
+        *("support_order", "small_tasks"),
     )
 
     __metadata_request__fit: ClassVar[dict[str, Any]] = {"groups": True}
-    __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"groups": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"groups": True}
-
-    def __init__(
-        self,
-        backbone: Any = None,
-        *,
-        n_way: Any = None,
-        n_shot: Any = 5,
-        n_query: Any = 15,
-        support_order: str = "random",
-        small_tasks: str = "shrink",
-        image_shape: Any = None,
-        normalize_x: bool = True,
-        outer_lr: float = 1e-3,
-        optimizer: Any = "adam",
-        batch_size: int = 16,
-        max_iter: int = 1000,
-        eval_every: int = 100,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        callbacks: Any = None,
-        device: Any = "auto",
-        warm_start: bool = False,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.backbone = backbone
-        self.n_way = n_way
-        self.n_shot = n_shot
-        self.n_query = n_query
-        self.support_order = support_order
-        self.small_tasks = small_tasks
-        self.image_shape = image_shape
-        self.normalize_x = normalize_x
-        self.outer_lr = outer_lr
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.eval_every = eval_every
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.callbacks = callbacks
-        self.device = device
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
 
     # What subclasses say ---------------------------------------------------------
 
-    def _make_learner(
-        self,
-        backbone: nn.Module,
-        n_features: int,
-        n_outputs: int | None,
-        generator: torch.Generator,
-    ) -> Learner:
-        """Return a new torch learner on `backbone`, which gives `n_features`."""
-        raise NotImplementedError
-
     def _check_parameters(self) -> None:
         """Raise TypeError or ValueError if a parameter is not usable."""
-        check_common_parameters(self)
-        resolve_device(self.device)
 
-    # Meta-training ---------------------------------------------------------------
+    def _predict_supports(
+        self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
+    ) -> list[NDArray[Any]]:
+        """Adapt to every task and predict its query rows."""
+        raise NotImplementedError
 
-    def fit(
-        self,
-        X: Any,
-        y: ArrayLike | None = None,
-        *,
-        groups: ArrayLike | None = None,
-        validation_tasks: Any = None,
-    ) -> Self:
-        """Meta-train on tasks.
+    def _score_tasks(self, tasks: TaskSet | ClassPool, seed: int) -> float:
+        """Adapt to an episode of every task and score the query rows."""
+        raise NotImplementedError
 
-        Parameters
-        ----------
-        X : TaskSet, ClassPool, TaskDistribution, list of tasks, or array-like
-            Tasks in any form; rows of shape (n_samples, n_features) in long format.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets; long format only.
-        groups : array-like of shape (n_samples,), default=None
-            The task of each row; long format only.
-        validation_tasks : tasks in any form, default=None
-            Held-out tasks for early stopping. Wrap them as `ValidationTasks(tasks)`
-            inside scikit-learn's searches.
-
-        Returns
-        -------
-        self : object
-            The meta-trained estimator.
-
-        Raises
-        ------
-        ValueError
-            If tasks or parameters are not usable; the message names the task.
-        MetaTrainingError
-            If the meta-loss stops being finite. What was learned before is kept.
-        """
-        goes_on = self.warm_start and hasattr(self, "learner_")
-        seeds = self._start(goes_on)
-        tasks = as_tasks(X, y, groups)
-        sample = representative(tasks, seeds.held_out)
-        preparation, learner = self._prepared(sample, None, seeds, goes_on)
-        train_tasks, held_out = _meta_training.split_held_out(
-            self, tasks, validation_tasks, seeds.held_out
-        )
-        stream = _meta_training.training_episodes(
-            self, train_tasks, preparation, seeds.episodes
-        )
-        validation = _meta_training.fixed_episodes(
-            self, held_out, preparation, seeds.held_out
-        )
-        seen = _leakage.fingerprints(train_tasks)
-        state = _meta_training.resumed_optimizer(self) if goes_on else None
-        result = _meta_training.train(
-            self, learner, stream, validation, state, self.max_iter, seeds.dropout
-        )
-        return self._install(preparation, learner, result, seen, goes_on)
-
-    def partial_fit(
-        self,
-        X: Any,
-        y: ArrayLike | None = None,
-        *,
-        groups: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-    ) -> Self:
-        """Meta-train for one pass over the given tasks, going on from the last call.
-
-        Parameters
-        ----------
-        X : TaskSet, ClassPool, TaskDistribution, list of tasks, or array-like
-            Tasks in any form, as in `fit`; a TaskDistribution gives one meta-update.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets; long format only.
-        groups : array-like of shape (n_samples,), default=None
-            The task of each row; long format only.
-        classes : array-like of shape (n_classes,), default=None
-            All shared labels that later calls can hold; read on the first call.
-
-        Returns
-        -------
-        self : object
-            The meta-trained estimator.
-
-        Raises
-        ------
-        ValueError
-            If tasks or parameters are not usable; the message names the task.
-        MetaTrainingError
-            If the meta-loss stops being finite. What was learned before is kept.
-        """
-        goes_on = hasattr(self, "learner_")
-        seeds = self._start(goes_on)
-        tasks = as_tasks(X, y, groups)
-        sample = representative(tasks, seeds.held_out)
-        preparation, learner = self._prepared(sample, classes, seeds, goes_on)
-        batches = _meta_training.one_pass(self, tasks, preparation, seeds.episodes)
-        seen = _leakage.fingerprints(tasks)
-        state = _meta_training.resumed_optimizer(self) if goes_on else None
-        result = _meta_training.train(
-            self, learner, iter(batches), None, state, len(batches), seeds.dropout
-        )
-        return self._install(preparation, learner, result, seen, goes_on)
-
-    def _start(self, goes_on: bool) -> Seeds:
-        """Check parameters before anything is drawn; return the seeds of this call."""
-        self._check_parameters()
-        seeds = Seeds.of(self.random_state)
-        if goes_on:
-            self._refuse_changes_of(self._structural_parameters, "in the first fit")
-            # Each call draws its own episodes.
-            seeds.episodes = (seeds.episodes + self.n_iter_) % 2**31
-        return seeds
-
-    def _prepared(
-        self, tasks: Any, classes: ArrayLike | None, seeds: Seeds, goes_on: bool
-    ) -> tuple[Preparation, Learner]:
-        """Return how rows are prepared and the learner to train: new, or a copy."""
-        if goes_on:
-            preparation = self._preparation
-            preparation.check_width(self, tasks.rows())
-            learner = copy.deepcopy(self._configured_learner())
-        else:
-            preparation = _meta_training.learn_preparation(self, tasks, classes)
-            learner = _meta_training.new_learner(self, preparation, seeds.weights)
-        _meta_training.episode_spec(self, preparation)  # refuses wrong counts
-        return preparation, learner
-
-    def _install(
-        self,
-        preparation: Preparation,
-        learner: Learner,
-        result: TrainingResult,
-        seen: dict[Any, bytes],
-        goes_on: bool,
-    ) -> Self:
-        """Set the fitted attributes, all at once and only when nothing failed."""
-        history = copy.deepcopy(self.history_) if goes_on else type(result.history)()
-        for row in result.history:
-            history.append({**row, "epoch": len(history) + 1})
-        self.learner_ = learner
-        self.history_ = history
-        self.n_iter_ = (self.n_iter_ if goes_on else 0) + result.n_updates
-        self.n_features_in_ = preparation.n_features_in
-        for name, value in (
-            ("feature_names_in_", preparation.feature_names),
-            ("classes_", preparation.classes),
-        ):
-            if value is not None:
-                setattr(self, name, value)
-            elif hasattr(self, name):
-                delattr(self, name)
-        self._preparation = preparation
-        self._optimizer_state = result.optimizer_state
-        self._trained_with = self.get_params(deep=False)
-        # What is scored is compared with it, to warn of leakage.
-        self._seen_tasks = {**self._seen_tasks, **seen} if goes_on else seen
-        self.__dict__.pop("adapted_", None)
-        if result.interrupted is not None:
-            raise result.interrupted
-        return self
+    @property
+    def _label_kind(self) -> str | None:
+        """What labels meant in meta-training: "local", "shared"; None of numbers."""
+        return self._preparation.labels
 
     # Adapting and predicting -----------------------------------------------------
 
@@ -315,7 +90,7 @@ class BaseMetaLearner(BaseEstimator):
         ValueError
             If the rows do not fit the meta-training tasks.
         """
-        check_is_fitted(self, "learner_")
+        check_is_fitted(self)
         self._check_parameters()
         self.adapted_ = self._adapted_to(X_support, y_support)
         return self.adapted_
@@ -343,7 +118,7 @@ class BaseMetaLearner(BaseEstimator):
     def predict_tasks(
         self, support_tasks: Any, query_Xs: Sequence[ArrayLike]
     ) -> list[NDArray[Any]]:
-        """Adapt to many tasks and predict rows of each, in one vectorised pass.
+        """Adapt to many tasks and predict rows of each, together.
 
         Parameters
         ----------
@@ -364,7 +139,7 @@ class BaseMetaLearner(BaseEstimator):
         ValueError
             If the rows do not fit the meta-training tasks; the message names the task.
         """
-        check_is_fitted(self, "learner_")
+        check_is_fitted(self)
         self._check_parameters()
         tasks = as_tasks(support_tasks)
         if not isinstance(tasks, TaskSet):
@@ -373,14 +148,14 @@ class BaseMetaLearner(BaseEstimator):
                 f"{type(tasks).__name__}."
             )
         self._preparation.check_width(self, tasks.rows())
-        return predict_supports(self, tasks, query_Xs)
+        return self._predict_supports(tasks, query_Xs)
 
     def _adapted_to(self, X: ArrayLike, y: ArrayLike) -> Any:
         """Return the few-shot estimator of this meta-learner, fitted to rows."""
         raise NotImplementedError
 
     def _last_adapted(self) -> Any:
-        check_is_fitted(self, "learner_")
+        check_is_fitted(self)
         if not hasattr(self, "adapted_"):
             raise NotFittedError(
                 f"This {type(self).__name__} is not adapted to a task yet. Call "
@@ -389,13 +164,6 @@ class BaseMetaLearner(BaseEstimator):
                 "each task by themselves."
             )
         return self.adapted_
-
-    def _configured_learner(self) -> Learner:
-        """Return the learner with the adaptation parameters as they are now."""
-        names = self.learner_.adaptation_options
-        # A pickle holds CPU tensors, whatever the device it is used on later.
-        learner = _meta_training.moved_to(self.learner_, resolve_device(self.device))
-        return learner.with_options(**{n: getattr(self, n) for n in names})
 
     def _own_copy(self) -> Self:
         """Return a copy that shares the immutable weights and owns its parameters."""
@@ -466,7 +234,7 @@ class BaseMetaLearner(BaseEstimator):
         ValueError
             If tasks are not usable; the message names the task.
         """
-        check_is_fitted(self, "learner_")
+        check_is_fitted(self)
         self._check_parameters()
         if sample_weight is not None:
             raise ValueError(
@@ -478,27 +246,12 @@ class BaseMetaLearner(BaseEstimator):
         seed = int(self.random_state) if given else 0
         tasks = representative(tasks, seed)
         self._preparation.check_width(self, tasks.rows())
-        value = _scores.score_tasks(self, tasks, seed, self._new_score())
+        value = self._score_tasks(tasks, seed)
         _leakage.warn_of_seen(tasks, self._seen_tasks, stacklevel=2)
         return value
 
-    # Storing ---------------------------------------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state to pickle: CPU tensors, optimizer only with warm_start."""
-        state = dict(super().__getstate__())
-        if "learner_" in state:
-            state["learner_"] = _on_cpu(state["learner_"])
-            keeps_optimizer = self.warm_start and state["_optimizer_state"]
-            state["_optimizer_state"] = (
-                pytree.tree_map(_to_cpu, state["_optimizer_state"])
-                if keeps_optimizer
-                else None
-            )
-        return state
-
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "learner_")
+        return hasattr(self, "_preparation")
 
 
 class MetaClassifierMixin(ClassifierMixin):
@@ -541,26 +294,11 @@ class MetaRegressorMixin(RegressorMixin):
     _classifies = False
     score = BaseMetaLearner.score  # RegressorMixin has its own, on rows
 
-    def _check_parameters(self: Any) -> None:
-        super()._check_parameters()
-        check_choice("normalize_y", self.normalize_y, (True, False, "task"))
-
     def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotRegressor:
         return FewShotRegressor(self._own_copy()).fit(X, y)
 
     def _new_score(self) -> _scores.PooledR2:
         return _scores.PooledR2()
-
-
-def _on_cpu(learner: Learner) -> Learner:
-    """Return the learner itself if it is on the CPU, so that pickles share it."""
-    if _meta_training.is_on(learner, torch.device("cpu")):
-        return learner
-    return copy.deepcopy(learner).cpu()
-
-
-def _to_cpu(leaf: Any) -> Any:
-    return leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -99,6 +99,7 @@ ROOMS = {
     r"backbones/": "backbones",
     r"engine/": "engine|backbones|exceptions",
     r"(base|fewshot|_[a-z]\w*)\.py": r"engine|backbones|exceptions|tasks|fewshot|_\w+",
+    r"episodic\.py": r"engine|backbones|exceptions|tasks|base|_\w+",
 }
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from sklmeta import MAMLRegressor
-from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
+from sklmeta.base import MetaRegressorMixin
 from sklmeta.datasets import make_sinusoids
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner
+from sklmeta.episodic import EpisodicMetaLearner
 from sklmeta.utils.learner_checks import check_meta_learner
 
 
@@ -47,10 +48,10 @@ class RidgeHead(Learner):
         return torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
 
 
-class RidgeHeadRegressor(MetaRegressorMixin, BaseMetaLearner):
+class RidgeHeadRegressor(MetaRegressorMixin, EpisodicMetaLearner):
     """The scikit-learn face: parameters, and how to make the torch learner.
 
-    List those of the shared parameters that users should set; `BaseMetaLearner` has
+    List those of the shared parameters that users should set; `EpisodicMetaLearner` has
     all of them.
     """
 

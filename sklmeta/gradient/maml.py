@@ -48,7 +48,7 @@ from sklmeta.backbones.normalization import (
     given_statistics,
     recorded_statistics,
 )
-from sklmeta.base import BaseMetaLearner, MetaClassifierMixin, MetaRegressorMixin
+from sklmeta.base import MetaClassifierMixin, MetaRegressorMixin
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State, way_mask
 from sklmeta.engine.mapping import (
@@ -58,6 +58,7 @@ from sklmeta.engine.mapping import (
     mapping_method,
     task_gradients,
 )
+from sklmeta.episodic import EpisodicMetaLearner
 
 __all__ = ["MAML", "MAMLClassifier", "MAMLRegressor"]
 
@@ -299,12 +300,15 @@ def _below(prefix: str, weights: Parameters) -> Parameters:
     return {n[start:]: w for n, w in weights.items() if n.startswith(prefix)}
 
 
-class _MAMLEstimator(BaseMetaLearner):
+class _MAMLEstimator(EpisodicMetaLearner):
     """What the two faces of MAML share."""
 
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
-    _structural_parameters = (*BaseMetaLearner._structural_parameters, "first_order")
+    _structural_parameters = (
+        *EpisodicMetaLearner._structural_parameters,
+        "first_order",
+    )
 
     def __init__(
         self,

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklmeta._parameters import check_choice, check_positive, with_common_parameters
-from sklmeta.base import BaseMetaLearner, MetaClassifierMixin
+from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State
+from sklmeta.episodic import EpisodicMetaLearner
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
 
@@ -189,7 +190,7 @@ class ProtoNet(Learner):
 
 
 @with_common_parameters
-class ProtoNetClassifier(MetaClassifierMixin, BaseMetaLearner):
+class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
     """Classifier that compares rows with class means in a meta-learned space.
 
     Prototypical networks [1]_: no gradient steps at adaptation, any number of ways,

@@ -1,0 +1,326 @@
+"""Meta-learners that train a torch learner by gradients on episodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from numpy.typing import ArrayLike, NDArray
+from skorch.history import History
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from sklmeta import _leakage, _meta_training, _scores
+from sklmeta._meta_training import Seeds, representative
+from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
+from sklmeta._preparation import Preparation
+from sklmeta._supports import predict_supports
+from sklmeta.base import BaseMetaLearner
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.training import TrainingResult
+from sklmeta.tasks import ClassPool, TaskSet, as_tasks
+
+__all__ = ["EpisodicMetaLearner"]
+
+
+class EpisodicMetaLearner(BaseMetaLearner):
+    """Base of the meta-learners that train by gradients on episodes.
+
+    Subclasses add their parameters, `_make_learner`, and one of the two mixins of
+    `sklmeta.base`.
+    """
+
+    learner_: Learner
+    history_: History
+    n_iter_: int
+    _preparation: Preparation
+    _optimizer_state: dict[str, Any] | None
+
+    _step_sizes: ClassVar[tuple[str, ...]] = ("outer_lr",)
+    # Built into the learner or its preparation by the first fit.
+    _structural_parameters: ClassVar[tuple[str, ...]] = (
+        *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
+        "transductive",
+    )
+    _exempt_parameters = (
+        *BaseMetaLearner._exempt_parameters,
+        *("device", "n_query", "max_iter", "warm_start", "callbacks"),
+    )
+
+    __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"groups": True}
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        n_way: Any = None,
+        n_shot: Any = 5,
+        n_query: Any = 15,
+        support_order: str = "random",
+        small_tasks: str = "shrink",
+        image_shape: Any = None,
+        normalize_x: bool = True,
+        outer_lr: float = 1e-3,
+        optimizer: Any = "adam",
+        batch_size: int = 16,
+        max_iter: int = 1000,
+        eval_every: int = 100,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        callbacks: Any = None,
+        device: Any = "auto",
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.n_way = n_way
+        self.n_shot = n_shot
+        self.n_query = n_query
+        self.support_order = support_order
+        self.small_tasks = small_tasks
+        self.image_shape = image_shape
+        self.normalize_x = normalize_x
+        self.outer_lr = outer_lr
+        self.optimizer = optimizer
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.eval_every = eval_every
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.callbacks = callbacks
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # What subclasses say ---------------------------------------------------------
+
+    def _make_learner(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        generator: torch.Generator,
+    ) -> Learner:
+        """Return a new torch learner on `backbone`, which gives `n_features`."""
+        raise NotImplementedError
+
+    def _check_parameters(self) -> None:
+        """Raise TypeError or ValueError if a parameter is not usable."""
+        super()._check_parameters()
+        check_common_parameters(self)
+        resolve_device(self.device)
+        if hasattr(self, "normalize_y"):
+            check_choice("normalize_y", self.normalize_y, (True, False, "task"))
+
+    # Meta-training ---------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        validation_tasks: Any = None,
+    ) -> Self:
+        """Meta-train on tasks.
+
+        Parameters
+        ----------
+        X : TaskSet, ClassPool, TaskDistribution, list of tasks, or array-like
+            Tasks in any form; rows of shape (n_samples, n_features) in long format.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets; long format only.
+        groups : array-like of shape (n_samples,), default=None
+            The task of each row; long format only.
+        validation_tasks : tasks in any form, default=None
+            Held-out tasks for early stopping. Wrap them as `ValidationTasks(tasks)`
+            inside scikit-learn's searches.
+
+        Returns
+        -------
+        self : object
+            The meta-trained estimator.
+
+        Raises
+        ------
+        ValueError
+            If tasks or parameters are not usable; the message names the task.
+        MetaTrainingError
+            If the meta-loss stops being finite. What was learned before is kept.
+        """
+        goes_on = self.warm_start and hasattr(self, "learner_")
+        seeds = self._start(goes_on)
+        tasks = as_tasks(X, y, groups)
+        sample = representative(tasks, seeds.held_out)
+        preparation, learner = self._prepared(sample, None, seeds, goes_on)
+        train_tasks, held_out = _meta_training.split_held_out(
+            self, tasks, validation_tasks, seeds.held_out
+        )
+        stream = _meta_training.training_episodes(
+            self, train_tasks, preparation, seeds.episodes
+        )
+        validation = _meta_training.fixed_episodes(
+            self, held_out, preparation, seeds.held_out
+        )
+        seen = _leakage.fingerprints(train_tasks)
+        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        result = _meta_training.train(
+            self, learner, stream, validation, state, self.max_iter, seeds.dropout
+        )
+        return self._install(preparation, learner, result, seen, goes_on)
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Meta-train for one pass over the given tasks, going on from the last call.
+
+        Parameters
+        ----------
+        X : TaskSet, ClassPool, TaskDistribution, list of tasks, or array-like
+            Tasks in any form, as in `fit`; a TaskDistribution gives one meta-update.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets; long format only.
+        groups : array-like of shape (n_samples,), default=None
+            The task of each row; long format only.
+        classes : array-like of shape (n_classes,), default=None
+            All shared labels that later calls can hold; read on the first call.
+
+        Returns
+        -------
+        self : object
+            The meta-trained estimator.
+
+        Raises
+        ------
+        ValueError
+            If tasks or parameters are not usable; the message names the task.
+        MetaTrainingError
+            If the meta-loss stops being finite. What was learned before is kept.
+        """
+        goes_on = hasattr(self, "learner_")
+        seeds = self._start(goes_on)
+        tasks = as_tasks(X, y, groups)
+        sample = representative(tasks, seeds.held_out)
+        preparation, learner = self._prepared(sample, classes, seeds, goes_on)
+        batches = _meta_training.one_pass(self, tasks, preparation, seeds.episodes)
+        seen = _leakage.fingerprints(tasks)
+        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        result = _meta_training.train(
+            self, learner, iter(batches), None, state, len(batches), seeds.dropout
+        )
+        return self._install(preparation, learner, result, seen, goes_on)
+
+    def _start(self, goes_on: bool) -> Seeds:
+        """Check parameters before anything is drawn; return the seeds of this call."""
+        self._check_parameters()
+        seeds = Seeds.of(self.random_state)
+        if goes_on:
+            self._refuse_changes_of(self._structural_parameters, "in the first fit")
+            # Each call draws its own episodes.
+            seeds.episodes = (seeds.episodes + self.n_iter_) % 2**31
+        return seeds
+
+    def _prepared(
+        self, tasks: Any, classes: ArrayLike | None, seeds: Seeds, goes_on: bool
+    ) -> tuple[Preparation, Learner]:
+        """Return how rows are prepared and the learner to train: new, or a copy."""
+        if goes_on:
+            preparation = self._preparation
+            preparation.check_width(self, tasks.rows())
+            learner = copy.deepcopy(self._configured_learner())
+        else:
+            preparation = _meta_training.learn_preparation(self, tasks, classes)
+            learner = _meta_training.new_learner(self, preparation, seeds.weights)
+        _meta_training.episode_spec(self, preparation)  # refuses wrong counts
+        return preparation, learner
+
+    def _install(
+        self,
+        preparation: Preparation,
+        learner: Learner,
+        result: TrainingResult,
+        seen: dict[Any, bytes],
+        goes_on: bool,
+    ) -> Self:
+        """Set the fitted attributes, all at once and only when nothing failed."""
+        history = copy.deepcopy(self.history_) if goes_on else type(result.history)()
+        for row in result.history:
+            history.append({**row, "epoch": len(history) + 1})
+        self.learner_ = learner
+        self.history_ = history
+        self.n_iter_ = (self.n_iter_ if goes_on else 0) + result.n_updates
+        self.n_features_in_ = preparation.n_features_in
+        for name, value in (
+            ("feature_names_in_", preparation.feature_names),
+            ("classes_", preparation.classes),
+        ):
+            if value is not None:
+                setattr(self, name, value)
+            elif hasattr(self, name):
+                delattr(self, name)
+        self._preparation = preparation
+        self._optimizer_state = result.optimizer_state
+        self._trained_with = self.get_params(deep=False)
+        # What is scored is compared with it, to warn of leakage.
+        self._seen_tasks = {**self._seen_tasks, **seen} if goes_on else seen
+        self.__dict__.pop("adapted_", None)
+        if result.interrupted is not None:
+            raise result.interrupted
+        return self
+
+    # Adapting, predicting, judging -----------------------------------------------
+
+    def _predict_supports(
+        self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
+    ) -> list[NDArray[Any]]:
+        return predict_supports(self, tasks, query_Xs)
+
+    def _score_tasks(self, tasks: TaskSet | ClassPool, seed: int) -> float:
+        return _scores.score_tasks(self, tasks, seed, self._new_score())
+
+    def _configured_learner(self) -> Learner:
+        """Return the learner with the adaptation parameters as they are now."""
+        names = self.learner_.adaptation_options
+        # A pickle holds CPU tensors, whatever the device it is used on later.
+        learner = _meta_training.moved_to(self.learner_, resolve_device(self.device))
+        return learner.with_options(**{n: getattr(self, n) for n in names})
+
+    # Storing ---------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle: CPU tensors, optimizer only with warm_start."""
+        state = dict(super().__getstate__())
+        if "learner_" in state:
+            state["learner_"] = _on_cpu(state["learner_"])
+            keeps_optimizer = self.warm_start and state["_optimizer_state"]
+            state["_optimizer_state"] = (
+                pytree.tree_map(_to_cpu, state["_optimizer_state"])
+                if keeps_optimizer
+                else None
+            )
+        return state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "learner_")
+
+
+def _on_cpu(learner: Learner) -> Learner:
+    """Return the learner itself if it is on the CPU, so that pickles share it."""
+    if _meta_training.is_on(learner, torch.device("cpu")):
+        return learner
+    return copy.deepcopy(learner).cpu()
+
+
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf
