@@ -82,6 +82,18 @@ class TaskDistribution(ABC):
             `n_tasks` tasks.
         """
 
+    @property
+    def shape(self) -> Any:
+        """Refuse to be taken for data: scikit-learn's splitters and searches ask."""
+        raise TypeError(
+            f"A {type(self).__name__} draws fresh tasks whenever asked, so it has no "
+            "items to split, search over or count. Draw some: "
+            "X.sample(n_tasks, random_state)."
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.shape  # refuses
+
     @classmethod
     def __subclasshook__(cls, other: type) -> Any:
         # Data frames have a method `sample` too, of rows: the first parameter tells.

@@ -8,6 +8,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -15,6 +16,8 @@ from sklearn.model_selection import (
     train_test_split,
 )
 
+from sklmeta.datasets import Sinusoids
+from sklmeta.model_selection import TaskKFold
 from sklmeta.tasks import (
     ClassPool,
     Task,
@@ -137,6 +140,16 @@ def test_anything_else_is_refused(form):
 def test_one_task_is_refused():
     with pytest.raises(TypeError, match=r"\[task\].*adapt\(task.X, task.y\)"):
         as_tasks(TASKS[0])
+
+
+def cross_validated(X):
+    return cross_val_score(DummyRegressor(), X, scoring=lambda *_: 0.0, cv=2)
+
+
+@pytest.mark.parametrize("cut", [KFold(2).split, TaskKFold(2).split, cross_validated])
+def test_splitting_a_distribution_is_refused_by_us(cut):
+    with pytest.raises(TypeError, match=r"Sinusoids draws fresh tasks.*X\.sample\("):
+        list(cut(Sinusoids()))
 
 
 def test_distributions_are_known_by_their_method():

@@ -66,8 +66,9 @@ class EpisodeSpec:
             object.__setattr__(self, name, value)
         if self.n_way is not None and not self.per_class:
             raise ValueError(
-                f"n_way={self.n_way} draws classes, which needs local labels "
-                "(per_class=True). Leave n_way=None for shared labels and regression."
+                f"n_way={self.n_way} draws classes, for labels that mean something "
+                "inside their task only: a ClassPool, or TaskSet(tasks, "
+                "labels='local'). Leave n_way=None for shared labels and regression."
             )
         _check_choice("support_order", self.support_order, ("random", "first"))
         _check_choice("small_tasks", self.small_tasks, ("shrink", "drop", "raise"))

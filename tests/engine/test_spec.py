@@ -44,7 +44,7 @@ def test_optional_counts_type(name):
         ({"n_shot": (0, 2)}, "n_shot must be at least 1"),
         ({"n_shot": 1, "n_query": 0}, "n_query must be at least 1"),
         ({"n_shot": 1, "n_way": 1, "per_class": True}, "n_way must be at least 2"),
-        ({"n_shot": 1, "n_way": 5}, "n_way=5 draws classes, which needs local labels"),
+        ({"n_shot": 1, "n_way": 5}, "n_way=5 draws classes.*labels=.local."),
         ({"n_shot": 1, "support_order": "last"}, "support_order must be .*'last'"),
         ({"n_shot": 1, "small_tasks": "ignore"}, "small_tasks must be .*'ignore'"),
     ],
