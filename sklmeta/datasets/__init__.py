@@ -1,7 +1,20 @@
 """Few-shot problems to try things on: made, shipped with scikit-learn, or fetched."""
 
 from sklmeta.datasets.digits import load_digits_pool
+from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.omniglot import fetch_omniglot
+from sklmeta.datasets.parkinsons import fetch_parkinsons
+from sklmeta.datasets.school import fetch_school
 from sklmeta.datasets.sinusoids import Sinusoids, make_sinusoids
+from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 
-__all__ = ["Sinusoids", "fetch_omniglot", "load_digits_pool", "make_sinusoids"]
+__all__ = [
+    "Sinusoids",
+    "fetch_leaves100",
+    "fetch_omniglot",
+    "fetch_parkinsons",
+    "fetch_school",
+    "fetch_sleepstudy",
+    "load_digits_pool",
+    "make_sinusoids",
+]

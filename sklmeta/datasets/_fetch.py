@@ -1,7 +1,7 @@
 """Find data files on this machine, or download them; either way check what is inside.
 
-A file counts as the right one by its *content* (names and checksums of its members),
-not by its bytes, so that an archive which was packed anew is as good as the original.
+A table counts as the right one by its checksum; an archive of images by the names and
+checksums of its members, so that one which was packed anew is as good as the original.
 """
 
 from __future__ import annotations
@@ -12,34 +12,67 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Archive", "content_hash", "data_home_path", "fetch_archive"]
+__all__ = ["Archive", "DataFile", "content_hash", "data_home_path", "fetch_file"]
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A zip archive of images: where it comes from and what it must hold.
+class DataFile:
+    """A file of data: where it comes from and what it must hold.
 
     Attributes
     ----------
     url : str
         Public origin of the file; its last part is the file's name.
     known_hash : str
-        Checksum of the file at its origin, as pooch takes it ("md5:...").
+        Checksum of the file at its origin, as pooch takes it ("sha256:...").
+    """
+
+    url: str
+    known_hash: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file, at its origin and on this machine."""
+        return self.url.rsplit("/", 1)[1]
+
+    def problem(self, path: Path) -> str:
+        """Say what is wrong with the file at `path`, or return an empty string."""
+        algorithm, expected = self.known_hash.split(":")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if found == expected:
+            return ""
+        return f"has the {algorithm} {found} where {expected} is expected"
+
+
+@dataclass(frozen=True)
+class Archive(DataFile):
+    """A zip archive of images, known by the images in it rather than by its bytes.
+
+    Attributes
+    ----------
     n_images : int
         Number of PNG images in it.
     content : str
         The `content_hash` of the archive.
     """
 
-    url: str
-    known_hash: str
     n_images: int
     content: str
 
-    @property
-    def file_name(self) -> str:
-        """Name of the file, at its origin and on this machine."""
-        return self.url.rsplit("/", 1)[1]
+    def problem(self, path: Path) -> str:
+        """Say what is wrong with the archive at `path`, or return an empty string."""
+        try:
+            with zipfile.ZipFile(path) as file:
+                n_images = len(image_members(file))
+                content = content_hash(file)
+        except zipfile.BadZipFile as error:
+            return f"is no readable zip file ({error})"
+        if content == self.content:
+            return ""
+        if n_images != self.n_images:
+            return f"holds {n_images} images where {self.n_images} are expected"
+        return f"holds {n_images} images that are not the expected ones"
 
 
 def data_home_path(data_home: str | os.PathLike[str] | None = None) -> Path:
@@ -84,14 +117,14 @@ def content_hash(archive: zipfile.ZipFile) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def fetch_archive(
-    archive: Archive, folder: Path, *, download_if_missing: bool = True
+def fetch_file(
+    file: DataFile, folder: Path, *, download_if_missing: bool = True
 ) -> Path:
-    """Return the path of an archive in `folder`, downloaded if it is not there.
+    """Return the path of a file in `folder`, downloaded if it is not there.
 
     Parameters
     ----------
-    archive : Archive
+    file : DataFile
         What to fetch.
     folder : Path
         Where the file is, or is to be put.
@@ -109,60 +142,44 @@ def fetch_archive(
         If the file is not there and cannot be, or may not be, downloaded; or if the
         file that is there holds something else. The message says what to put where.
     """
-    path = folder / archive.file_name
+    path = folder / file.file_name
     if not path.is_file():
         if not download_if_missing:
             raise OSError(
                 f"{path} is not there and download_if_missing=False. "
-                + _remedy(archive, path)
+                + _remedy(file, path)
             )
-        _download(archive, path)
-    _check_content(archive, path)
+        _download(file, path)
+    problem = file.problem(path)
+    if problem:
+        raise OSError(
+            f"{path} {problem}. Move it away and call again to download it. "
+            + _remedy(file, path)
+        )
     return path
 
 
-def _download(archive: Archive, path: Path) -> None:
-    """Download an archive with a progress bar; nothing is left behind by a failure."""
+def _download(file: DataFile, path: Path) -> None:
+    """Download a file with a progress bar; nothing is left behind by a failure."""
     import pooch  # type: ignore[import-untyped]
 
     try:
         pooch.retrieve(
-            archive.url,
-            known_hash=archive.known_hash,
+            file.url,
+            known_hash=file.known_hash,
             fname=path.name,
             path=path.parent,
             progressbar=True,
         )
     except (OSError, ValueError) as error:  # no network or disk; another checksum
         raise OSError(
-            f"Could not download {archive.url} to {path}: {error} "
-            + _remedy(archive, path)
+            f"Could not download {file.url} to {path}: {error} " + _remedy(file, path)
         ) from error
 
 
-def _check_content(archive: Archive, path: Path) -> None:
-    """Raise OSError unless the file holds exactly the images it should."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            n_images = len(image_members(file))
-            content = content_hash(file)
-    except zipfile.BadZipFile as error:
-        found = f"is no readable zip file ({error})"
-    else:
-        if content == archive.content:
-            return
-        found = f"holds {n_images} images that are not the expected ones"
-        if n_images != archive.n_images:
-            found = f"holds {n_images} images where {archive.n_images} are expected"
-    raise OSError(
-        f"{path} {found}. Move it away and call again to download it. "
-        + _remedy(archive, path)
-    )
-
-
-def _remedy(archive: Archive, path: Path) -> str:
+def _remedy(file: DataFile, path: Path) -> str:
     return (
-        f"Without a network: fetch {archive.url} on another machine and put it at "
+        f"Without a network: fetch {file.url} on another machine and put it at "
         f"{path}, or name the folder that has it by data_home= or the environment "
         f"variable SKLMETA_DATA (the file is looked up in its folder "
         f"{path.parent.name!r})."

@@ -18,7 +18,7 @@ from sklmeta._parameters import check_choice
 from sklmeta.datasets._fetch import (
     Archive,
     data_home_path,
-    fetch_archive,
+    fetch_file,
     image_members,
 )
 from sklmeta.datasets._random import RandomStateLike, as_generator
@@ -125,7 +125,7 @@ def fetch_omniglot(
     _require_pillow()
     folder = data_home_path(data_home) / "omniglot"
     paths = [
-        fetch_archive(archive, folder, download_if_missing=download_if_missing)
+        fetch_file(archive, folder, download_if_missing=download_if_missing)
         for archive in (_BACKGROUND, _EVALUATION)
     ]
     (background, background_names), (evaluation, evaluation_names) = (

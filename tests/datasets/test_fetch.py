@@ -14,7 +14,7 @@ from sklmeta.datasets._fetch import (
     Archive,
     content_hash,
     data_home_path,
-    fetch_archive,
+    fetch_file,
 )
 
 MEMBERS = {"images/Greek/character01/01.png": b"one", "images/a/b/02.png": b"two"}
@@ -96,19 +96,19 @@ def test_a_file_that_is_there_is_used(tmp_path, no_network):
     path = write_archive(tmp_path / "images.zip", compression=zipfile.ZIP_DEFLATED)
     archive = describe(path, "http://127.0.0.1:9/images.zip")
     repacked = write_archive(path, dict(reversed(MEMBERS.items())))
-    assert fetch_archive(archive, tmp_path) == repacked
+    assert fetch_file(archive, tmp_path) == repacked
 
 
 def test_download_puts_the_checked_file_in_place_once(tmp_path, origin, capfd):
     archive, served = origin
     folder = tmp_path / "home" / "images"
-    path = fetch_archive(archive, folder)
+    path = fetch_file(archive, folder)
     assert path == folder / "images.zip"
     assert path.read_bytes() == served.read_bytes()
     assert list(folder.iterdir()) == [path]
     assert "100%" in capfd.readouterr().err  # the progress bar
     served.unlink()
-    assert fetch_archive(archive, folder) == path
+    assert fetch_file(archive, folder) == path
 
 
 def test_download_with_another_checksum_leaves_nothing(tmp_path, origin):
@@ -116,7 +116,7 @@ def test_download_with_another_checksum_leaves_nothing(tmp_path, origin):
     write_archive(served, MEMBERS | {"images/c.png": b"new"})
     folder = tmp_path / "home"
     with pytest.raises(OSError, match="does not match the known hash"):
-        fetch_archive(archive, folder)
+        fetch_file(archive, folder)
     assert list(folder.iterdir()) == []
 
 
@@ -125,7 +125,7 @@ def test_offline_says_which_file_to_put_where(tmp_path):
     archive = describe(path, "http://127.0.0.1:9/images.zip")  # nothing listens there
     folder = tmp_path / "home" / "birds"
     with pytest.raises(OSError, match=r"Could not download http://127.0.0.1:9") as info:
-        fetch_archive(archive, folder)
+        fetch_file(archive, folder)
     message = str(info.value)
     assert f"put it at {folder / 'images.zip'}" in message
     assert "SKLMETA_DATA" in message
@@ -135,13 +135,13 @@ def test_offline_says_which_file_to_put_where(tmp_path):
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path, origin):
     (tmp_path / "home").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="Could not download"):
-        fetch_archive(origin[0], tmp_path / "home")
+        fetch_file(origin[0], tmp_path / "home")
 
 
 def test_no_download_where_it_is_forbidden(tmp_path, no_network):
     archive = Archive("http://127.0.0.1:9/images.zip", "md5:0", 1, "0")
     with pytest.raises(OSError, match=r"is not there and download_if_missing=False"):
-        fetch_archive(archive, tmp_path, download_if_missing=False)
+        fetch_file(archive, tmp_path, download_if_missing=False)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,6 @@ def test_a_wrong_file_is_refused_and_kept(tmp_path, no_network, content, message
         write_archive(path, content)
     before = path.read_bytes()
     with pytest.raises(OSError, match=message) as info:
-        fetch_archive(archive, tmp_path)
+        fetch_file(archive, tmp_path)
     assert "Move it away" in str(info.value)
     assert path.read_bytes() == before
