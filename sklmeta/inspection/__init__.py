@@ -1,0 +1,12 @@
+"""Displays in scikit-learn's manner: what meta-training and adapting do, as pictures.
+
+matplotlib is needed for drawing only: ``pip install 'sklmeta[plot]'``.
+"""
+
+from sklmeta.inspection.episode import EpisodeDisplay
+from sklmeta.inspection.training import TrainingCurveDisplay
+
+__all__ = [
+    "EpisodeDisplay",
+    "TrainingCurveDisplay",
+]
