@@ -20,8 +20,10 @@ from sklmeta import _episodes
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
 from sklmeta.backbones.build import build_backbone, feature_size
+from sklmeta.backbones.initialization import global_seed
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
+from sklmeta.engine.inference import is_on, moved_to
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
 from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
@@ -208,23 +210,6 @@ def train(
         return meta_train(learner, stream, validation, options, optimizer_state)
 
 
-def is_on(learner: Learner, device: torch.device) -> bool:
-    """Whether the learner's weights are on `device`."""
-    weight = next(learner.parameters(), None)
-    if weight is None:
-        return True
-    same_type = weight.device.type == device.type
-    return same_type and device.index in (None, weight.device.index)
-
-
-def moved_to(learner: Learner, device: torch.device) -> Learner:
-    """Return the learner, its weights moved to `device` if they are elsewhere.
-
-    Weights that are there are not touched: another thread may be using them.
-    """
-    return learner if is_on(learner, device) else learner.to(device)
-
-
 def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:
     """Return the optimizer's state to go on with, under the parameters of today.
 
@@ -251,9 +236,7 @@ def standardised(
 
 @contextmanager
 def _dropout_seeded(learner: Learner, seed: int) -> Iterator[None]:
-    """Seed torch's global generator for modules with dropout, and restore it after."""
+    """Seed torch's global generators for modules with dropout, and restore them."""
     drops = any("Dropout" in type(layer).__name__ for layer in learner.modules())
-    with torch.random.fork_rng() if drops else nullcontext():
-        if drops:
-            torch.manual_seed(seed)
+    with global_seed(seed) if drops else nullcontext():
         yield

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklmeta.backbones.conv import ConvNet
-from sklmeta.backbones.initialization import seeded_layers
+from sklmeta.backbones.initialization import (
+    cuda_devices,
+    global_seed,
+    seeded_layers,
+)
 from sklmeta.backbones.mlp import MLP
 from sklmeta.backbones.normalization import convert_batch_norm
 
@@ -110,7 +114,7 @@ def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:
     shape = (2, *_check_shape(input_shape))
     probe = copy.deepcopy(module).eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices()):
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices()):
             features = probe(_zeros_like_parameters(module, shape))
     except Exception as error:
         raise ValueError(
@@ -162,13 +166,8 @@ def _named_backbone(name: str) -> nn.Module:
 
 def _call_factory(factory: Factory, shape: tuple[int, ...], seed: int) -> nn.Module:
     """Call a user's factory under the seed, with the global generators put back."""
-    devices = _cuda_devices()
-    with _FACTORY_LOCK, torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(int(seed))
-        if devices:
-            torch.cuda.manual_seed_all(int(seed))
-        with seeded_layers(seed):
-            module = factory(shape)
+    with _FACTORY_LOCK, global_seed(seed), seeded_layers(seed):
+        module = factory(shape)
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"The callable given as backbone must return a torch.nn.Module for the "
@@ -186,12 +185,6 @@ def _check_ready(module: nn.Module) -> None:
             "Pass one batch through it before, or give a callable that takes the input "
             "shape and builds layers of known sizes."
         )
-
-
-def _cuda_devices() -> list[int]:
-    if not torch.cuda.is_initialized():
-        return []
-    return list(range(torch.cuda.device_count()))
 
 
 def _zeros_like_parameters(module: nn.Module, shape: tuple[int, ...]) -> Tensor:

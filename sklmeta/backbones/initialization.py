@@ -16,12 +16,37 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-__all__ = ["make_conv", "make_linear", "new_generator", "seeded_layers"]
+__all__ = [
+    "cuda_devices",
+    "global_seed",
+    "make_conv",
+    "make_linear",
+    "new_generator",
+    "seeded_layers",
+]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 _current: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+def cuda_devices() -> list[int]:
+    """Return the GPUs whose global generators may have been drawn from."""
+    if not torch.cuda.is_initialized():
+        return []
+    return list(range(torch.cuda.device_count()))
+
+
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, and put them back as they were at the end."""
+    devices = cuda_devices()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(int(seed))
+        if devices:
+            torch.cuda.manual_seed_all(int(seed))
+        yield
 
 
 @contextmanager

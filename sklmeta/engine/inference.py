@@ -20,7 +20,14 @@ from sklmeta.engine.learner import Learner, State, WeightsId
 from sklmeta.engine.mapping import tasks_per_pass
 from sklmeta.engine.pool import RowPool
 
-__all__ = ["adapt", "predict", "predict_rows", "run_episodes"]
+__all__ = [
+    "adapt",
+    "is_on",
+    "moved_to",
+    "predict",
+    "predict_rows",
+    "run_episodes",
+]
 
 ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**24
@@ -38,6 +45,25 @@ def _lock_of(learner: Learner) -> threading.RLock:
     """
     with _guard:
         return _locks.setdefault(learner.weights_id, threading.RLock())
+
+
+def is_on(learner: Learner, device: torch.device) -> bool:
+    """Whether the learner's weights are on `device`."""
+    weight = next(learner.parameters(), None)
+    if weight is None:
+        return True
+    same_type = weight.device.type == device.type
+    return same_type and device.index in (None, weight.device.index)
+
+
+def moved_to(learner: Learner, device: torch.device) -> Learner:
+    """Return the learner, its weights moved to `device` if they are elsewhere.
+
+    Weights that are there are not touched: another thread may be using them. While one
+    thread moves them, others wait.
+    """
+    with _lock_of(learner):
+        return learner if is_on(learner, device) else learner.to(device)
 
 
 def _in_double(learner: Learner) -> Learner:

@@ -8,7 +8,9 @@ loop. Recurrent layers have no batching rule. No algorithm knows which way was t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,11 +35,14 @@ TaskFunction = Callable[..., Any]
 
 def mapping_method(module: nn.Module, device: torch.device) -> str:
     """Return "loop" or "vmap", whichever suits `module` on `device`."""
-    layers = list(module.modules())
-    if any(isinstance(layer, nn.RNNBase) for layer in layers):
+    if _has_layer(module, nn.RNNBase):
         return "loop"
-    convolves = any(isinstance(layer, _ConvNd) for layer in layers)
+    convolves = _has_layer(module, _ConvNd)
     return "loop" if convolves and device.type == "cpu" else "vmap"
+
+
+def _has_layer(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kind) for layer in module.modules())
 
 
 def tasks_per_pass(module: nn.Module, device: torch.device) -> int | None:
@@ -116,7 +121,45 @@ def map_module(
     def forward(own: dict[str, Tensor], rows: Tensor) -> Tensor:
         return functional_call(module, own, (rows,))
 
-    return map_tasks(forward, weights, x, in_dims=(0, 0), method=method)
+    with _twice_differentiable(module, x.device):
+        return map_tasks(forward, weights, x, in_dims=(0, 0), method=method)
+
+
+class _WithoutCudnn:
+    """Keeps cuDNN off for as long as any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                self._before = torch.backends.cudnn.enabled
+                torch.backends.cudnn.enabled = False
+            self._n_inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                torch.backends.cudnn.enabled = self._before
+
+
+_without_cudnn = _WithoutCudnn()
+
+
+def _twice_differentiable(
+    module: nn.Module, device: torch.device
+) -> AbstractContextManager[None]:
+    """Return the context in which all that a module computes has second derivatives.
+
+    cuDNN's recurrent layers have none, and outside training mode not even first ones.
+    """
+    if device.type == "cuda" and _has_layer(module, nn.RNNBase):
+        return _without_cudnn
+    return nullcontext()
 
 
 def task_gradients(
