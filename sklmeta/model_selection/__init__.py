@@ -1,5 +1,9 @@
 """Splitting, scoring and comparing over tasks."""
 
-from sklmeta.model_selection.splits import TaskKFold
+from sklmeta.model_selection.splits import (
+    LeaveOneTaskOut,
+    TaskKFold,
+    TaskShuffleSplit,
+)
 
-__all__ = ["TaskKFold"]
+__all__ = ["LeaveOneTaskOut", "TaskKFold", "TaskShuffleSplit"]
