@@ -18,6 +18,8 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from sklmeta._parameters import resolve_device
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,14 +33,14 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """Return what decides how fast this machine is, and nothing that names it."""
-    has_gpu = torch.cuda.is_available()
+    on_gpu = device.startswith("cuda")
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if has_gpu else None,
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "scikit-learn": sklearn.__version__,
@@ -65,6 +67,16 @@ def format_interval(
     return f"{interval['mean'] * scale:.{digits}f} +- {half * scale:.{digits}f}"
 
 
+def add_device_option(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Add the option of benchmarks that can run on a GPU, too."""
+    parser.add_argument(
+        "--device",
+        type=lambda name: str(resolve_device(name)),
+        default=default,
+        help='"cpu", "cuda", or "auto": a GPU where there is one',
+    )
+
+
 def add_common_options(parser: argparse.ArgumentParser, threads: int = 1) -> None:
     """Add the options that every benchmark has."""
     parser.add_argument("--seed", type=int, default=0)
@@ -76,18 +88,24 @@ def add_common_options(parser: argparse.ArgumentParser, threads: int = 1) -> Non
 
 @dataclass
 class Benchmark:
-    """A run of a benchmark: starts the clock, writes the record."""
+    """A run of a benchmark: starts the clock, writes the record.
+
+    The record of a run on a GPU has a name of its own, which ends in ``_gpu``.
+    """
 
     name: str
     seed: int
     threads: int
     output: Path = RESULTS
+    device: str = "cpu"
     start: float = field(default_factory=time.perf_counter)
     load: float | None = None
 
     def __post_init__(self) -> None:
         """Compute with the threads that are going to be reported."""
         torch.set_num_threads(self.threads)
+        if self.device.startswith("cuda"):
+            self.name += "_gpu"
         if hasattr(os, "getloadavg"):
             # How busy others keep the machine decides how far to trust a time.
             self.load = round(os.getloadavg()[0], 1)
@@ -101,7 +119,7 @@ class Benchmark:
             "seed": self.seed,
             "date": datetime.now(UTC).date().isoformat(),
             "wall_time_s": round(time.perf_counter() - self.start, 1),
-            "machine": {**describe_machine(), "load_at_start": self.load},
+            "machine": {**describe_machine(self.device), "load_at_start": self.load},
             "parameters": parameters,
             "deviations": list(deviations),
             "results": results,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Benchmark, add_common_options
+from _report import Benchmark, add_common_options, add_device_option
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,7 +36,9 @@ def network(input_shape: tuple[int, ...]) -> MLP:
     return MLP(input_shape[0], (40, 40), generator=torch.Generator().manual_seed(0))
 
 
-def through_fit(tasks: Any, inner_steps: int, n_updates: int, seed: int) -> None:
+def through_fit(
+    tasks: Any, inner_steps: int, device: str, n_updates: int, seed: int
+) -> None:
     """Meta-train by the estimator."""
     MAMLRegressor(
         network,
@@ -49,7 +51,7 @@ def through_fit(tasks: Any, inner_steps: int, n_updates: int, seed: int) -> None
         outer_lr=OUTER_LR,
         batch_size=N_TASKS,
         max_iter=n_updates,
-        device="cpu",
+        device=device,
         random_state=seed,
     ).fit(tasks)
 
@@ -76,20 +78,22 @@ def task_loss(
     return F.mse_loss(forward(weights, query[0]), query[1])
 
 
-def plain_loop(tasks: Any, inner_steps: int, n_updates: int, seed: int) -> None:
+def plain_loop(
+    tasks: Any, inner_steps: int, device: str, n_updates: int, seed: int
+) -> None:
     """Meta-train as one would write it without a library."""
     rng = np.random.default_rng(seed)
-    hidden = network((1,))
+    hidden = network((1,)).to(device)
     head = torch.nn.utils.skip_init(torch.nn.Linear, 40, 1)
     generator = torch.Generator().manual_seed(seed)
     for parameter in head.parameters():
         torch.nn.init.uniform_(parameter, -(40**-0.5), 40**-0.5, generator=generator)
-    weights = [*hidden.parameters(), *head.parameters()]
+    weights = [*hidden.parameters(), *head.to(device).parameters()]
     optimizer = torch.optim.Adam(weights, lr=OUTER_LR)
-    rows = as_blocks(tasks) if isinstance(tasks, TaskSet) else None
+    rows = as_blocks(tasks, device) if isinstance(tasks, TaskSet) else None
     for _ in range(n_updates):
         if rows is None:
-            batch = as_blocks(tasks.sample(N_TASKS, rng))
+            batch = as_blocks(tasks.sample(N_TASKS, rng), device)
         else:
             chosen = rng.choice(len(tasks), N_TASKS, replace=False)
             batch = rows[0][chosen], rows[1][chosen]
@@ -102,12 +106,12 @@ def plain_loop(tasks: Any, inner_steps: int, n_updates: int, seed: int) -> None:
         optimizer.step()
 
 
-def as_blocks(tasks: TaskSet) -> tuple[Tensor, Tensor]:
+def as_blocks(tasks: TaskSet, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Return x (T, rows, 1) and y (T, rows, 1): nothing of the library in the loop."""
     rows = tasks.rows()
     shape = (len(tasks), -1, 1)
     x, y = torch.from_numpy(rows.X), torch.from_numpy(rows.y)
-    return x.reshape(shape), y.reshape(shape)
+    return x.reshape(shape).to(device), y.reshape(shape).to(device)
 
 
 def split(x: Tensor, y: Tensor, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
@@ -121,7 +125,9 @@ def split(x: Tensor, y: Tensor, rng: np.random.Generator) -> Iterator[tuple[Any,
 def updates_per_second(train: Callable[..., None], n_updates: int, *args: Any) -> float:
     """Return the rate of one run."""
     start = time.perf_counter()
-    train(*args[:2], n_updates, *args[2:])
+    train(*args[:3], n_updates, *args[3:])
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return n_updates / (time.perf_counter() - start)
 
 
@@ -136,7 +142,9 @@ def compare(
             ("fit", through_fit, args.updates),
             ("loop", plain_loop, max(args.updates // 5, 1)),
         ):
-            rate = updates_per_second(train, n_updates, tasks, inner_steps, seed)
+            rate = updates_per_second(
+                train, n_updates, tasks, inner_steps, args.device, seed
+            )
             runs[name].append(rate)
     # The first turn warms up.
     rates = {name: values[1:] for name, values in runs.items()}
@@ -154,6 +162,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=500, help="per run of fit")
     parser.add_argument("--repeats", type=int, default=5)
+    add_device_option(parser, default="cpu")
     add_common_options(parser)
     return parser.parse_args(argv)
 
@@ -161,7 +170,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print and write the record."""
     args = parse(argv)
-    benchmark = Benchmark("maml_speed", args.seed, args.threads, args.output)
+    options = (args.seed, args.threads, args.output, args.device)
+    benchmark = Benchmark("maml_speed", *options)
     waves = Sinusoids(n_samples=N_SUPPORT + N_QUERY)
     forms = {"TaskSet": waves.sample(1000, args.seed), "Sinusoids": waves}
     results = []

@@ -23,7 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Benchmark, add_common_options, format_interval, mean_interval
+from _report import (
+    Benchmark,
+    add_common_options,
+    add_device_option,
+    format_interval,
+    mean_interval,
+)
 from skorch.callbacks import Callback
 
 from sklmeta import ClassPool, MAMLClassifier, ProtoNetClassifier
@@ -86,12 +92,17 @@ class Judge:
     """Accuracy on fixed N-way episodes of a pool of classes."""
 
     def __init__(
-        self, pool: ClassPool, spec: EpisodeSpec, n_episodes: int, seed: int
+        self,
+        pool: ClassPool,
+        spec: EpisodeSpec,
+        n_episodes: int,
+        seed: int,
+        device: str = "cpu",
     ) -> None:
         rows = pool.rows()
         images = torch.from_numpy(np.ascontiguousarray(rows.X))[..., None]
         names = pool.classes.tolist()
-        rows_by_class = RowPool.from_classes(images, rows.offsets, names)
+        rows_by_class = RowPool.from_classes(images, rows.offsets, names, device)
         self.sampler = EpisodeSampler(rows_by_class, spec)
         generator = torch.Generator().manual_seed(seed)
         self.index = self.sampler.draw(n_episodes, generator)
@@ -103,7 +114,7 @@ class Judge:
             part = self.index[start : start + episodes_at_once]
             episodes = self.sampler.gather(part)
             best = run_episodes(learner, episodes).argmax(-1)
-            parts.append((best == episodes.query.y).double().mean(1))
+            parts.append((best == episodes.query.y.cpu()).double().mean(1))
         return torch.cat(parts).numpy()
 
 
@@ -210,6 +221,7 @@ def make_meta(args: argparse.Namespace, callback: TimeBudget) -> Any:
         "batch_size": args.batch_size,
         "max_iter": args.max_updates,
         "callbacks": [("budget", callback)],
+        "device": args.device,
         "random_state": args.seed,
     }
     if args.method == "protonet":
@@ -227,7 +239,8 @@ def meta_train(args: argparse.Namespace, train: ClassPool) -> tuple[Any, TimeBud
     """Meta-train within the time budget; return the estimator with its best weights."""
     train, validation = hold_out_characters(train, args.n_validation, args.seed)
     spec = test_spec(args)
-    judge = Judge(validation, spec, args.validation_episodes, args.seed)
+    n_episodes = args.validation_episodes
+    judge = Judge(validation, spec, n_episodes, args.seed, args.device)
     budget = TimeBudget(
         judge,
         options=test_options(args),
@@ -260,7 +273,8 @@ def test_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def test(args: argparse.Namespace, meta: Any, pool: ClassPool) -> dict[str, Any]:
     """Return accuracies on the held-out characters, by how queries are normalised."""
-    judge = Judge(pool, test_spec(args), args.test_episodes, args.seed + 1)
+    spec, seed = test_spec(args), args.seed + 1
+    judge = Judge(pool, spec, args.test_episodes, seed, args.device)
     learner = meta.learner_.with_options(**test_options(args))
     if args.method == "protonet":
         return {"inductive": mean_interval(judge.accuracies(learner))}
@@ -304,6 +318,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--test-query", type=int, default=15, help="query rows per class when testing")
     add("--data-home", type=Path, help="default: SKLMETA_DATA")
     add("--tag", default="", help="added to the result's name, for experiments")
+    add_device_option(parser)
     add_common_options(parser, threads=2)
     args = parser.parse_args(argv)
     paper = paper_recipe(args.method, args.ways, args.shots)
@@ -346,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
     """Meta-train, test, print and write the record."""
     args = parse(argv)
     name = f"omniglot_{args.method}_{args.ways}w{args.shots}s{args.tag}"
-    benchmark = Benchmark(name, args.seed, args.threads, args.output)
+    benchmark = Benchmark(name, args.seed, args.threads, args.output, args.device)
     train, held_out = fetch_omniglot(data_home=args.data_home)
     meta, budget = meta_train(args, train)
     training_s = budget.curve[-1]["seconds"]
@@ -357,7 +372,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{format_interval(interval, 100)} % over {interval['n']} episodes"
         )
     print(f"{budget.n_updates} meta-updates in {training_s / 60:.1f} minutes")
-    hidden = ("seed", "threads", "output", "data_home", "tag")
+    hidden = ("seed", "threads", "output", "data_home", "tag", "device")
     benchmark.write(
         parameters={k: v for k, v in vars(args).items() if k not in hidden},
         deviations=deviations(args),

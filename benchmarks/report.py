@@ -59,7 +59,6 @@ def interval(value: dict[str, float], scale: float = 1, digits: int = 2) -> str:
 def origin(record: Record) -> str:
     """Return where, when and how a record was made."""
     machine = record["machine"]
-    threads = machine["threads"]
     where = f"{machine['cpu']}, {machine['cores']} cores"
     if machine["gpu"]:
         where += f", {machine['gpu']}"
@@ -67,9 +66,20 @@ def origin(record: Record) -> str:
         where += f" (load {machine['load_at_start']} when it began)"
     return (
         f"Seed {record['seed']}, {record['wall_time_s']:,.0f} s in all on "
-        f"{threads} {'thread' if threads == 1 else 'threads'} of {where}; torch "
+        f"{_threads(machine)} of {where}; torch "
         f"{machine['torch']}, Python {machine['python']}; {record['date']}."
     )
+
+
+def where(record: Record) -> str:
+    """Return the processor, or the GPU, that a record was made on."""
+    machine = record["machine"]
+    return machine["gpu"] or f"{machine['cpu']}, {_threads(machine)}"
+
+
+def _threads(machine: Mapping[str, Any]) -> str:
+    n_threads = machine["threads"]
+    return f"{n_threads} thread{'s' if n_threads > 1 else ''}"
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -77,19 +87,21 @@ def bullets(lines: Iterable[str]) -> str:
     return "".join(f"- {line.rstrip('.')}.\n" for line in lines)
 
 
-def sinusoid(record: Record) -> str:
+def sinusoid(record: Record, *on_gpu: Record) -> str:
     """Return the section on MAML's sinusoid regression."""
     p = record["parameters"]
-    errors = record["results"]["mean_squared_error"]
+    records = (record, *on_gpu)
+    errors = [one["results"]["mean_squared_error"] for one in records]
     rows = [
         (
             steps,
-            interval(error, digits=3),
+            *(interval(own[steps], digits=3) for own in errors),
             f"{SINUSOID_PUBLISHED[int(steps)]:.2f}",
             f"{BARS[int(steps)]:.2f}",
         )
-        for steps, error in errors.items()
+        for steps in errors[0]
     ]
+    ours = [f"sklmeta, {where(one)}" for one in records] if on_gpu else ["sklmeta"]
     return "\n".join(
         [
             "## Sinusoid regression by MAML (`sinusoid.py`)\n",
@@ -97,8 +109,8 @@ def sinusoid(record: Record) -> str:
             f"{p['test_support_rows']} support rows, after {p['updates']:,} "
             f"meta-updates of {p['tasks_per_update']} fresh tasks. Paper: Finn, Abbeel "
             "and Levine 2017 (arXiv:1703.03400), table 2.\n",
-            table(("inner steps", "sklmeta", "paper", "asked for: at most"), rows),
-            origin(record) + "\n",
+            table(("inner steps", *ours, "paper", "asked for: at most"), rows),
+            *(origin(one) + "\n" for one in records),
             "Deviations from the paper:\n",
             bullets(record["deviations"]),
         ]
@@ -130,6 +142,7 @@ def omniglot(records: Sequence[Record]) -> str:
                     REPRODUCED[method].get(key, "-") if same else "-",
                     f"{found['training_s'] / 60:.1f}",
                     f"{found['n_updates']:,}",
+                    where(record),
                     f"({number})",
                 )
             )
@@ -137,7 +150,7 @@ def omniglot(records: Sequence[Record]) -> str:
         notes.append(bullets(record["deviations"]))
     header = (
         *("method", "task", "query normalisation", "sklmeta", "paper"),
-        *("re-implementations", "minutes", "meta-updates", "run"),
+        *("re-implementations", "minutes", "meta-updates", "on", "run"),
     )
     return "\n".join(
         [
@@ -155,20 +168,22 @@ def omniglot(records: Sequence[Record]) -> str:
     )
 
 
-def maml_speed(record: Record) -> str:
+def maml_speed(*records: Record) -> str:
     """Return the section on MAML's speed."""
     rows = [
         (
+            where(record),
             row["tasks"],
             row["inner_steps"],
             f"{row['fit_per_s']:.0f}",
             f"{row['loop_per_s']:.1f}",
             "{:.1f} ({:.1f} to {:.1f})".format(row["ratio"], *row["ratio_range"]),
         )
+        for record in records
         for row in record["results"]
     ]
-    p = record["parameters"]
-    header = ("tasks", "inner steps", "`fit`", "plain loop", "ratio (range)")
+    p = records[0]["parameters"]
+    header = ("on", "tasks", "inner steps", "`fit`", "plain loop", "ratio (range)")
     return "\n".join(
         [
             "## Speed of MAML (`maml_speed.py`)\n",
@@ -177,7 +192,7 @@ def maml_speed(record: Record) -> str:
             "plain loop over tasks with `torch.autograd.grad`. Medians of "
             f"{p['repeats']} runs that take turns. Asked for: a ratio of at least 4.\n",
             table(header, rows),
-            origin(record) + "\n",
+            *(origin(record) + "\n" for record in records),
         ]
     )
 
@@ -265,7 +280,7 @@ def grid_search(record: Record) -> str:
     )
 
 
-SECTIONS: dict[str, Callable[[Record], str]] = {
+SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid": sinusoid,
     "maml_speed": maml_speed,
     "episode_drawing": episode_drawing,
@@ -283,12 +298,12 @@ def render(folder: Path = RESULTS) -> str:
     """Return RESULTS.md for the records in a folder."""
     records = read(folder)
     sections = {
-        name: section(records[name])
+        name: section(*own)
         for name, section in SECTIONS.items()
-        if name in records
+        if (own := [records[n] for n in (name, f"{name}_gpu") if n in records])
     }
     # Experiments with another tag stay out.
-    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s(_\d+steps)?")
+    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s(_\d+steps)?(_gpu)?")
     drawn = [record for name, record in records.items() if pattern.fullmatch(name)]
     parts = [OPENING]
     if "sinusoid" in sections:

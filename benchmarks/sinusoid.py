@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Benchmark, add_common_options, format_interval, mean_interval
+from _report import (
+    Benchmark,
+    add_common_options,
+    add_device_option,
+    format_interval,
+    mean_interval,
+)
 from torch import nn
 
 from sklmeta import MAMLRegressor, TaskSet
@@ -67,6 +73,7 @@ def make_meta(args: argparse.Namespace) -> MAMLRegressor:
         batch_size=25,
         max_iter=args.updates,
         eval_every=max(args.updates // 70, 1),
+        device=args.device,
         random_state=args.seed,
         verbose=1,
     )
@@ -133,6 +140,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-tasks", type=int, default=600)
     parser.add_argument("--test-query", type=int, default=1000)
     parser.add_argument("--tag", default="", help="added to the result's name")
+    add_device_option(parser)
     add_common_options(parser)
     return parser.parse_args(argv)
 
@@ -140,7 +148,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Meta-train, test, print and write the record."""
     args = parse(argv)
-    benchmark = Benchmark(f"sinusoid{args.tag}", args.seed, args.threads, args.output)
+    name = f"sinusoid{args.tag}"
+    benchmark = Benchmark(name, args.seed, args.threads, args.output, args.device)
     waves = Sinusoids(n_samples=args.train_shots + args.n_query)
     meta = make_meta(args).fit(waves)
     errors = test(meta, args)
