@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sklmeta import _episodes
@@ -19,7 +21,7 @@ from sklmeta.engine.learner import Learner
 from sklmeta.engine.targets import TaskTargets
 from sklmeta.tasks import ClassPool, TaskSet
 
-__all__ = ["MeanAccuracy", "PooledR2", "score_tasks"]
+__all__ = ["MeanAccuracy", "PooledR2", "episode_outputs", "score_tasks"]
 
 
 def score_tasks(
@@ -27,8 +29,8 @@ def score_tasks(
     tasks: TaskSet | ClassPool,
     seed: int,
     total: MeanAccuracy | PooledR2,
-) -> float:
-    """Adapt a fitted meta-learner to episodes of tasks, and sum up its scores.
+) -> None:
+    """Adapt a fitted torch learner to episodes of tasks, and sum up its scores.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def score_tasks(
     learner = meta._configured_learner()
     for index in _episodes.scoring_parts(sampler, seed):
         episodes = sampler.gather(index)
-        outputs = _outputs(learner, episodes, preparation.task_targets)
+        outputs = episode_outputs(learner, episodes, preparation.task_targets)
         bad = ~finite_rows(outputs, meta._classifies) & episodes.query.mask.cpu()
         if bad.any():
             first = int(index.task[bad.any(1)][0])
@@ -50,10 +52,9 @@ def score_tasks(
             )
             raise diverged(meta, where)
         total.add(outputs, episodes.query)
-    return total.value()
 
 
-def _outputs(
+def episode_outputs(
     learner: Learner, episodes: Episodes, targets: TaskTargets | None
 ) -> Tensor:
     """Adapt and predict, in the units of the episodes' targets."""
@@ -75,6 +76,10 @@ class MeanAccuracy:
         mask = query.mask.cpu()
         right = (outputs.nan_to_num().argmax(-1) == query.y.cpu()) & mask
         self.tasks.append(right.sum(1).double() / mask.sum(1))
+
+    def add_task(self, predictions: NDArray[Any], y: NDArray[Any]) -> None:
+        """Add one episode: labels of its query rows (Q,), predicted and true."""
+        self.tasks.append(torch.tensor([np.mean(predictions == y)]))
 
     def value(self) -> float:
         """Return the mean over all tasks added."""
@@ -105,6 +110,13 @@ class PooledR2:
         mean = y.sum(1, keepdim=True) / real.sum(1, keepdim=True)
         self.errors = self.errors + ((outputs - y) * real).square().sum((0, 1))
         self.squares = self.squares + ((y - mean) * real).square().sum((0, 1))
+
+    def add_task(self, predictions: NDArray[Any], y: NDArray[Any]) -> None:
+        """Add one episode: its query targets (Q, n_outputs), predicted and true."""
+        outputs = torch.from_numpy(np.asarray(predictions, dtype=np.float64))
+        query = torch.from_numpy(np.asarray(y, dtype=np.float64))[None]
+        mask = torch.ones(query.shape[:2], dtype=torch.bool)
+        self.add(outputs.reshape(query.shape), Rows(query, query, mask))
 
     def value(self) -> float:
         """Return the score, averaged over outputs."""

@@ -22,7 +22,7 @@ from sklmeta.engine.pool import RowPool
 from sklmeta.engine.spec import Count, EpisodeSpec, bounds
 from sklmeta.engine.units import usable_units
 
-__all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool"]
+__all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool", "gather"]
 
 # Positions of a stream: its slots of 2**32 numbers serve the counts of the episode,
 # the choice of classes, and then the choice of rows way by way.
@@ -209,6 +209,23 @@ class EpisodeSampler:
             raise ValueError("task_ids must be among the usable ones, .task_ids.")
         return self._episodes(task_ids, self._seeds(seeds)[task_ids])
 
+    def draw_each(self, task_ids: Tensor, seeds: Sequence[int]) -> EpisodeIndex:
+        """Draw one episode for each pair of a task and a seed.
+
+        Parameters
+        ----------
+        task_ids : Tensor of shape (B,)
+            Usable tasks, in any order and as often as wanted.
+        seeds : sequence of int, length B
+            The seed of each episode.
+
+        Returns
+        -------
+        EpisodeIndex
+            The episodes that `draw_tasks` draws for the same tasks and seeds.
+        """
+        return self._episodes(task_ids, _wrapped(seeds))
+
     def gather(self, index: EpisodeIndex) -> Episodes:
         """Return the rows of episodes, on the pool's device.
 
@@ -222,18 +239,7 @@ class EpisodeSampler:
         Episodes
             `y` holds ways where episodes are drawn class by class, else the pool's.
         """
-        device = self.pool.device
-        n_way = None if index.n_way is None else index.n_way.to(device)
-
-        def rows(which: Tensor, mask: Tensor, way: Tensor | None) -> Rows:
-            which = which.to(device)
-            y = self.pool.y[which] if way is None else way.to(device)
-            return Rows(self.pool.take(which), y, mask.to(device), n_way)
-
-        return Episodes(
-            support=rows(index.support, index.support_mask, index.support_way),
-            query=rows(index.query, index.query_mask, index.query_way),
-        )
+        return gather(self.pool, index)
 
     def _episodes(self, tasks: Tensor, seeds: Tensor) -> EpisodeIndex:
         """Draw one episode for each task and seed."""
@@ -372,8 +378,32 @@ class EpisodeSampler:
                 f"got {len(seeds)} seeds for {self.pool.n_tasks} tasks; give one seed "
                 "for every task of the pool."
             )
-        wrapped = [operator.index(seed) % 2**64 for seed in seeds]
-        return torch.from_numpy(np.array(wrapped, dtype=np.uint64).view(np.int64))
+        return _wrapped(seeds)
+
+
+def gather(pool: RowPool, index: EpisodeIndex) -> Episodes:
+    """Return the rows of episodes of a pool, on its device.
+
+    `y` holds ways where episodes are drawn class by class, else the pool's.
+    """
+    device = pool.device
+    n_way = None if index.n_way is None else index.n_way.to(device)
+
+    def rows(which: Tensor, mask: Tensor, way: Tensor | None) -> Rows:
+        which = which.to(device)
+        y = pool.y[which] if way is None else way.to(device)
+        return Rows(pool.take(which), y, mask.to(device), n_way)
+
+    return Episodes(
+        support=rows(index.support, index.support_mask, index.support_way),
+        query=rows(index.query, index.query_mask, index.query_way),
+    )
+
+
+def _wrapped(seeds: Any) -> Tensor:
+    """Return integers of any size as int64."""
+    wrapped = [operator.index(seed) % 2**64 for seed in seeds]
+    return torch.from_numpy(np.array(wrapped, dtype=np.uint64).view(np.int64))
 
 
 def _random_seeds(n_episodes: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,46 @@
+"""Intervals of means: Student's t over independent units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["Interval", "mean_interval", "unit_means"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its interval; NaN ends where there is one value."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: NDArray[np.float64], confidence: float) -> Interval:
+    """Return the mean of independent values and its Student's t interval."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval(mean, np.nan, np.nan, n)
+    error = np.std(values, ddof=1) / np.sqrt(n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def unit_means(
+    scores: NDArray[np.float64], units: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the mean score of each unit (task, or episode of a pool).
+
+    Undefined scores (NaN) are left out; a unit that has no others is NaN itself.
+    """
+    _, unit = np.unique(units, return_inverse=True)
+    defined = ~np.isnan(scores)
+    sums = np.bincount(unit, np.where(defined, scores, 0.0))
+    counts = np.bincount(unit, defined)
+    with np.errstate(invalid="ignore"):
+        return sums / counts

@@ -1,0 +1,113 @@
+"""Scores of an estimator on tasks: what scorers, `evaluate` and `compare` share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier, is_regressor
+from sklearn.exceptions import UndefinedMetricWarning
+
+from sklmeta._meta_training import representative
+from sklmeta._task import TaskPool
+from sklmeta.model_selection._metrics import (
+    Metric,
+    NeedsProbabilities,
+    with_known_needs,
+)
+from sklmeta.model_selection._predictions import episode_predictions, label_kind
+from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
+from sklmeta.tasks import ClassPool, TaskSet
+
+__all__ = ["classifies", "draw_for", "renamed", "score_episodes", "warn_of_undefined"]
+
+
+def classifies(estimator: Any) -> bool:
+    """Tell classifiers from regressors; refuse anything else."""
+    if is_classifier(estimator):
+        return True
+    if is_regressor(estimator):
+        return False
+    raise TypeError(
+        f"Expected a meta-learner, a classifier or a regressor, got {estimator!r:.200}."
+    )
+
+
+def draw_for(
+    estimators: Iterable[Any],
+    tasks: Any,
+    protocol: EpisodeProtocol,
+    labels: bool,
+    train: Any = None,
+) -> DrawnEpisodes:
+    """Draw the episodes that all estimators are judged on.
+
+    Where one of them was, or will be (on `train`), meta-trained on local labels, the
+    labels of the tasks are read as local.
+    """
+    tasks = representative(tasks, int(protocol.random_state))
+    if labels and isinstance(tasks, TaskSet) and tasks.labels == "shared":
+        local = isinstance(train, ClassPool) or getattr(train, "labels", "") == "local"
+        if local or "local" in map(label_kind, estimators):
+            tasks = with_local_labels(tasks)
+    return protocol.draw(tasks, labels)
+
+
+def with_local_labels(tasks: TaskSet) -> TaskSet:
+    """Return the same tasks, their labels read as local."""
+    pool = TaskPool(tasks.rows(), tasks.names, tasks.named)
+    return TaskSet._of_pool(pool, "local")
+
+
+def score_episodes(
+    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric]
+) -> NDArray[np.float64]:
+    """Return the scores of every episode, (B, n_metrics); NaN where not defined."""
+    labels = classifies(estimator)
+    metrics = with_known_needs(metrics, drawn, labels)
+    needs = {metric.needs for metric in metrics} - {"predict", None}
+    response = needs.pop() if needs else "predict"
+    try:
+        return _scores(estimator, drawn, metrics, str(response))
+    except NeedsProbabilities:
+        return _scores(estimator, drawn, metrics, "predict_proba")
+
+
+def _scores(
+    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], response: str
+) -> NDArray[np.float64]:
+    predictions = list(episode_predictions(estimator, drawn, response))
+    columns = [metric.compute(predictions, drawn) for metric in metrics]
+    return np.stack(columns, axis=1)
+
+
+def warn_of_undefined(
+    scores: NDArray[np.float64], metrics: Sequence[Metric], stacklevel: int
+) -> None:
+    """Warn once for each metric that some episodes have no value of; refuse if all."""
+    for metric, column in zip(metrics, np.isnan(scores).T, strict=True):
+        if column.all():
+            raise ValueError(
+                f"metric {metric.name!r} is not defined on any of the {len(column)} "
+                "episodes: the query rows of each hold a single class, or are too few. "
+                "Lower n_shot, raise n_query, or choose another metric."
+            )
+        if column.any():
+            warnings.warn(
+                f"metric {metric.name!r} is not defined on {int(column.sum())} of "
+                f"{len(column)} episodes, whose query rows hold a single class or are "
+                "too few; they are left out.",
+                UndefinedMetricWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+
+def renamed(error: Exception, where: str) -> Exception:
+    """Return an error of the same kind whose message says first where it was."""
+    try:
+        return type(error)(f"{where}: {error}")
+    except TypeError:  # made of something else than a message
+        return RuntimeError(f"{where}: {type(error).__name__}: {error}")

@@ -1,0 +1,366 @@
+"""Metrics of episodes: scikit-learn's, callables, and a few short names.
+
+Every metric gives one number for each episode, from the predictions of its query rows.
+The frequent ones are computed for all episodes together; whatever else scikit-learn or
+the user has goes through scikit-learn's scorers, episode by episode.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
+
+from sklmeta._pooling import take_rows
+from sklmeta.model_selection._predictions import EpisodePrediction
+from sklmeta.model_selection._protocol import DrawnEpisodes
+
+__all__ = [
+    "Metric",
+    "NeedsProbabilities",
+    "as_metric",
+    "as_metrics",
+    "with_known_needs",
+]
+
+Predictions = Sequence[EpisodePrediction]
+Values = NDArray[np.float64]
+
+
+class NeedsProbabilities(Exception):
+    """A scorer asked for probabilities that were not predicted yet."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each episode.
+
+    Attributes
+    ----------
+    name : str
+    compute : callable
+        Takes predictions and their DrawnEpisodes; returns one value each. NaN where it
+        is not defined.
+    needs : {"predict", "predict_proba", "std"} or None
+        What it is computed from; None: to be found out on a first episode.
+    greater_is_better : bool, default=True
+    """
+
+    name: str
+    compute: Callable[[Predictions, DrawnEpisodes], Values]
+    needs: str | None = "predict"
+    greater_is_better: bool = True
+
+
+def as_metrics(metric: Any, classifies: bool) -> list[Metric]:
+    """Return the metrics that a user named, or the default.
+
+    Raises
+    ------
+    TypeError
+        If one is nothing that scores.
+    ValueError
+        If a name is unknown, given twice, or not for this kind of target.
+    """
+    if metric is None:
+        metric = "accuracy" if classifies else "rmse"
+    if isinstance(metric, Mapping):
+        found = [as_metric(one, classifies, str(name)) for name, one in metric.items()]
+    elif isinstance(metric, (list, tuple, set)):
+        found = [as_metric(one, classifies) for one in metric]
+    else:
+        found = [as_metric(metric, classifies)]
+    names = [one.name for one in found]
+    if not found:
+        raise ValueError("metric is empty; give at least one metric, or None.")
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Two metrics have one name: {names}. Give a dict of names and metrics."
+        )
+    return found
+
+
+def as_metric(
+    metric: Any,
+    classifies: bool,
+    name: str | None = None,
+    *,
+    greater_is_better: bool = True,
+    response_method: Any = "predict",
+) -> Metric:
+    """Return a metric by its name, or of a scorer or a metric function."""
+    if isinstance(metric, str):
+        return _by_name(metric, classifies, name or metric)
+    if not callable(metric):
+        raise TypeError(
+            "metric must be a name, a scorer, a function (estimator, X, y) or a metric "
+            f"function (y_true, y_pred), got {metric!r}."
+        )
+    label = name or getattr(metric, "__name__", None) or repr(metric)
+    if _takes_estimator(metric):
+        return Metric(label, _of_scorer(metric, label, classifies), needs=None)
+    scorer = make_scorer(
+        metric, greater_is_better=greater_is_better, response_method=response_method
+    )
+    needs = "predict" if response_method == "predict" else None
+    return Metric(label, _of_scorer(scorer, label, classifies), needs)
+
+
+def _takes_estimator(metric: Callable[..., Any]) -> bool:
+    """Tell scorers (estimator, X, y) from metric functions (y_true, y_pred)."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"The signature of {metric!r} cannot be read; wrap it with "
+            "sklearn.metrics.make_scorer."
+        ) from error
+    places = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    needed = [p for p in parameters if p.kind in places and p.default is p.empty]
+    return len(needed) > 2
+
+
+def _by_name(metric: str, classifies: bool, name: str) -> Metric:
+    own = CLASSIFICATION if classifies else REGRESSION
+    other = REGRESSION if classifies else CLASSIFICATION
+    if metric in own:
+        compute, needs, better = own[metric]
+        return Metric(name, compute, needs, better)
+    if metric in other:
+        kind = "classifiers" if classifies else "regressors"
+        raise ValueError(
+            f"metric={metric!r} is not for {kind}. Choose one of {sorted(own)}, or "
+            "another of sklearn.metrics.get_scorer_names()."
+        )
+    if metric not in get_scorer_names():
+        raise ValueError(
+            f"metric={metric!r} is unknown. Choose one of {sorted(own)}, or of "
+            "sklearn.metrics.get_scorer_names()."
+        )
+    scorer = get_scorer(metric)
+    undefined = _UNDEFINED.get(metric)
+    asks = "predict_proba" if metric.startswith("roc_auc") else None
+    return Metric(name, _of_scorer(scorer, name, classifies, undefined), asks)
+
+
+def with_known_needs(
+    metrics: Sequence[Metric], drawn: DrawnEpisodes, classifies: bool
+) -> list[Metric]:
+    """Return the metrics, each knowing what it needs.
+
+    Scorers are tried on made-up predictions, to see what they ask for.
+    """
+    found = []
+    for metric in metrics:
+        if metric.needs is None:
+            needs = "predict"
+            try:
+                metric.compute([_made_up(drawn, classifies)], drawn[:1])
+            except NeedsProbabilities:
+                needs = "predict_proba"
+            except Exception:
+                pass  # whatever is wrong will show on real predictions
+            metric = replace(metric, needs=needs)
+        found.append(metric)
+    return found
+
+
+def _made_up(drawn: DrawnEpisodes, classifies: bool) -> EpisodePrediction:
+    """Return perfect predictions of the first episode, without probabilities."""
+    y = drawn.y[drawn.query_rows(0)]
+    if not classifies:
+        return EpisodePrediction(y, y.astype(np.float64))
+    classes = drawn.classes_of(0) if drawn.is_local else np.unique(drawn.y)
+    return EpisodePrediction(y, y, classes)
+
+
+# scikit-learn's scorers, through their public face -----------------------------------
+
+
+class _Given(BaseEstimator):
+    """Stand-in for an adapted estimator: it predicts what was predicted."""
+
+    def __init__(self, given: EpisodePrediction | None = None) -> None:
+        self.given = given
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the predictions of the episode."""
+        assert self.given is not None
+        return self.given.y_pred
+
+
+class GivenRegressor(RegressorMixin, _Given):
+    """Stand-in for an adapted regressor."""
+
+
+class GivenClassifier(ClassifierMixin, _Given):
+    """Stand-in for an adapted classifier."""
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels that could be predicted."""
+        assert self.given is not None
+        assert self.given.classes is not None
+        return self.given.classes
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probabilities of the episode."""
+        assert self.given is not None
+        if self.given.proba is None:
+            raise NeedsProbabilities
+        return self.given.proba
+
+
+def _of_scorer(
+    scorer: Callable[..., Any],
+    name: str,
+    classifies: bool,
+    undefined: Callable[[NDArray[Any]], bool] | None = None,
+) -> Callable[[Predictions, DrawnEpisodes], Values]:
+    """Return the metric that asks a scorer (estimator, X, y) episode by episode."""
+    stand_in = GivenClassifier if classifies else GivenRegressor
+
+    def compute(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+        values = np.full(len(predictions), np.nan)
+        for e, given in enumerate(predictions):
+            if undefined is not None and undefined(given.y_true):
+                continue
+            X = take_rows(drawn.rows.X, drawn.query_rows(e))
+            try:
+                values[e] = scorer(stand_in(given), X, given.y_true)
+            except (ValueError, TypeError) as error:
+                raise type(error)(
+                    f"metric {name!r} fails on {drawn.label(e)}: {error}"
+                ) from error
+        return values
+
+    return compute
+
+
+def _one_class(y: NDArray[Any]) -> bool:
+    return len(np.unique(y)) < 2
+
+
+def _one_row(y: NDArray[Any]) -> bool:
+    return len(y) < 2
+
+
+# Where scikit-learn has no value, and says so with a warning for every episode.
+_UNDEFINED: dict[str, Callable[[NDArray[Any]], bool]] = {
+    "roc_auc": _one_class,
+    "roc_auc_ovr": _one_class,
+    "roc_auc_ovo": _one_class,
+    "roc_auc_ovr_weighted": _one_class,
+    "roc_auc_ovo_weighted": _one_class,
+    "r2": _one_row,
+    "d2_absolute_error_score": _one_row,
+}
+
+
+# The frequent ones, all episodes together --------------------------------------------
+
+
+def _means(rows: Values, predictions: Predictions) -> Values:
+    """Return the mean of each episode's rows; (R,) or (R, n_outputs)."""
+    sizes = np.array([len(one.y_true) for one in predictions])
+    sums = np.add.reduceat(rows, np.cumsum(sizes) - sizes, axis=0)
+    return sums / (sizes if rows.ndim == 1 else sizes[:, None])
+
+
+def _accuracy(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    right = np.concatenate([one.y_true == one.y_pred for one in predictions])
+    return _means(right.astype(np.float64), predictions)
+
+
+def _errors(predictions: Predictions) -> Values:
+    y_true = np.concatenate([one.y_true for one in predictions]).astype(np.float64)
+    return np.concatenate([one.y_pred for one in predictions]) - y_true
+
+
+def _over_outputs(values: Values) -> Values:
+    """Return the mean over outputs, as scikit-learn has it by default."""
+    return values if values.ndim == 1 else values.mean(1)
+
+
+def _mse(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    return _over_outputs(_means(_errors(predictions) ** 2, predictions))
+
+
+def _rmse(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    return _over_outputs(np.sqrt(_means(_errors(predictions) ** 2, predictions)))
+
+
+def _mae(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    return _over_outputs(_means(np.abs(_errors(predictions)), predictions))
+
+
+def _nlpd(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    stds = [one.std for one in predictions if one.std is not None]
+    variance = np.concatenate(stds).astype(np.float64) ** 2
+    density = np.log(2 * np.pi * variance) + _errors(predictions) ** 2 / variance
+    return _over_outputs(_means(density / 2, predictions))
+
+
+def _hits(one: EpisodePrediction) -> NDArray[np.bool_]:
+    """Return which column of the probabilities is the true class of each row."""
+    assert one.classes is not None
+    return one.y_true[:, None] == one.classes
+
+
+def _log_loss(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    """Cross entropy; a probability of 0 counts as the smallest step from 1."""
+    losses = []
+    for one in predictions:
+        assert one.proba is not None
+        p = (one.proba * _hits(one)).sum(1)
+        losses.append(-np.log(np.clip(p, np.finfo(p.dtype).eps, 1)))
+    return _means(np.concatenate(losses), predictions)
+
+
+def _brier(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+    """Squared distance of probabilities and truth; halved for two classes."""
+    rows = []
+    for one in predictions:
+        assert one.proba is not None
+        hits = _hits(one)
+        missed = ~hits.any(1)  # a class that could not be predicted
+        squares = ((one.proba - hits) ** 2).sum(1) + missed
+        rows.append(squares / (2 if one.proba.shape[1] == 2 else 1))
+    return _means(np.concatenate(rows), predictions)
+
+
+def _negative(
+    compute: Callable[[Predictions, DrawnEpisodes], Values],
+) -> Callable[[Predictions, DrawnEpisodes], Values]:
+    return lambda predictions, drawn: -compute(predictions, drawn)
+
+
+Table = dict[str, tuple[Callable[[Predictions, DrawnEpisodes], Values], str, bool]]
+CLASSIFICATION: Table = {
+    "accuracy": (_accuracy, "predict", True),
+    "log_loss": (_log_loss, "predict_proba", False),
+    "brier_score": (_brier, "predict_proba", False),
+    "neg_log_loss": (_negative(_log_loss), "predict_proba", True),
+    "neg_brier_score": (_negative(_brier), "predict_proba", True),
+}
+REGRESSION: Table = {
+    "rmse": (_rmse, "predict", False),
+    "mse": (_mse, "predict", False),
+    "mae": (_mae, "predict", False),
+    "nlpd": (_nlpd, "std", False),
+    "neg_root_mean_squared_error": (_negative(_rmse), "predict", True),
+    "neg_mean_squared_error": (_negative(_mse), "predict", True),
+    "neg_mean_absolute_error": (_negative(_mae), "predict", True),
+}

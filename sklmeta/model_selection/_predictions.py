@@ -1,0 +1,279 @@
+"""Predictions of any meta-learner for the query rows of drawn episodes.
+
+Nothing is fitted and nobody's object is touched: estimators that adapt one by one do so
+in an own copy, and torch learners adapt to many episodes at once on their device.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from sklmeta import _leakage
+from sklmeta._checks import diverged, finite_rows
+from sklmeta._episodes import VALUES_SCORED_AT_ONCE
+from sklmeta._parameters import resolve_device
+from sklmeta._pooling import as_container, take_rows
+from sklmeta._preparation import Preparation
+from sklmeta._scores import episode_outputs
+from sklmeta._task import TaskPool
+from sklmeta.engine.batches import similar_sizes
+from sklmeta.engine.episodes import gather
+from sklmeta.engine.pool import RowPool
+from sklmeta.exceptions import MetaTrainingError
+from sklmeta.model_selection._protocol import DrawnEpisodes
+from sklmeta.tasks import ClassPool, TaskSet
+
+__all__ = ["EpisodePrediction", "episode_predictions", "episodes_at_once", "label_kind"]
+
+# Fixed, so that numbers do not depend on how episodes are spread over processes.
+EPISODES_PER_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class EpisodePrediction:
+    """What was predicted for the query rows of one episode.
+
+    Attributes
+    ----------
+    y_true : ndarray of shape (Q,) or (Q, n_outputs)
+        What they are.
+    y_pred : ndarray of shape (Q,) or (Q, n_outputs)
+        What was predicted.
+    classes : ndarray of shape (n_classes,) or None
+        The labels that could be predicted, sorted; None in regression.
+    proba : ndarray of shape (Q, n_classes) or None
+        Their probabilities, if asked for.
+    std : ndarray of shape (Q,) or (Q, n_outputs) or None
+        Predictive standard deviations, if asked for.
+    """
+
+    y_true: NDArray[Any]
+    y_pred: NDArray[Any]
+    classes: NDArray[Any] | None = None
+    proba: NDArray[np.float64] | None = None
+    std: NDArray[np.float64] | None = None
+
+
+def episode_predictions(
+    estimator: Any, drawn: DrawnEpisodes, response: str = "predict"
+) -> Iterator[EpisodePrediction]:
+    """Yield the predictions for every episode, in order.
+
+    Parameters
+    ----------
+    estimator : meta-learner, pipeline that ends in one, or fitted search over either
+        Fitted; it is not changed.
+    drawn : DrawnEpisodes
+        The episodes.
+    response : {"predict", "predict_proba", "std"}, default="predict"
+        What is needed beside predictions: nothing, probabilities, or predictive
+        standard deviations.
+
+    Yields
+    ------
+    EpisodePrediction
+
+    Raises
+    ------
+    NotFittedError
+        Before `fit`.
+    TypeError
+        If the estimator cannot adapt to tasks.
+    ValueError
+        If rows do not fit the meta-training tasks, or the learner gives no standard
+        deviations; the message names the task.
+    """
+    best = _best(estimator)
+    if best is not estimator:
+        yield from episode_predictions(best, drawn, response)
+    elif hasattr(estimator, "_episode_predictions"):
+        yield from estimator._episode_predictions(drawn, response)
+    elif isinstance(estimator, Pipeline):
+        drawn = _transformed(estimator, drawn)
+        yield from episode_predictions(estimator.steps[-1][1], drawn, response)
+    elif not hasattr(estimator, "adapt"):
+        raise TypeError(_NO_ADAPT.format(type(estimator).__name__))
+    else:
+        check_is_fitted(estimator)
+        if hasattr(estimator, "_seen_tasks"):
+            _leakage.warn_of_seen(drawn.tasks, estimator._seen_tasks, stacklevel=3)
+        batched = hasattr(estimator, "_configured_learner") and response != "std"
+        give = _all_at_once if batched else _one_by_one
+        yield from give(estimator, drawn, response)
+
+
+_NO_ADAPT = (
+    "A {0} cannot adapt to tasks: it has no adapt. Give a meta-learner, or put the "
+    "estimator under the same contract as PooledClassifier(...) or "
+    "PerTaskClassifier(...) (regressors: PooledRegressor, PerTaskRegressor)."
+)
+
+
+def label_kind(estimator: Any) -> str | None:
+    """Return what labels mean to a fitted meta-learner, inside whatever wraps it."""
+    estimator = _best(estimator)
+    if isinstance(estimator, Pipeline):
+        return label_kind(estimator.steps[-1][1])
+    return getattr(estimator, "_label_kind", None)
+
+
+def episodes_at_once(estimator: Any) -> int:
+    """Return in what numbers episodes are predicted together."""
+    estimator = _best(estimator)
+    if isinstance(estimator, Pipeline):
+        return episodes_at_once(estimator.steps[-1][1])
+    batched = hasattr(estimator, "_configured_learner")
+    return EPISODES_PER_BLOCK if batched else 1
+
+
+def _best(estimator: Any) -> Any:
+    """Return a fitted search's winner, anything else as it is."""
+    while hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    return estimator
+
+
+# Pipelines -----------------------------------------------------------------------
+
+
+def _transformed(pipeline: Pipeline, drawn: DrawnEpisodes) -> DrawnEpisodes:
+    """Return the episodes with rows as the pipeline's last step sees them."""
+    if len(pipeline.steps) == 1:
+        return drawn
+    rows = drawn.rows
+    X = as_container(pipeline[:-1].transform(rows.X), "After the pipeline's steps: ")
+    if len(X) != len(rows.y):
+        raise ValueError(
+            f"The pipeline's steps made {len(X)} rows of {len(rows.y)}. Transformers "
+            "of a pipeline must keep every row; drop rows before making tasks."
+        )
+    rows, tasks = replace(rows, X=X), drawn.tasks
+    if isinstance(tasks, ClassPool):
+        return drawn.with_tasks(ClassPool._of_rows(rows))
+    pool = TaskPool(rows, tasks.names, tasks.named)
+    return drawn.with_tasks(TaskSet._of_pool(pool, tasks.labels))
+
+
+# Torch learners: many episodes at once ---------------------------------------------
+
+
+def _all_at_once(
+    meta: Any, drawn: DrawnEpisodes, response: str
+) -> Iterator[EpisodePrediction]:
+    """Adapt a torch learner to as many episodes at a time as memory allows."""
+    meta._check_parameters()
+    preparation: Preparation = meta._preparation
+    preparation.check_width(meta, drawn.rows)
+    pool = preparation.pool(drawn.tasks, resolve_device(meta.device))
+    learner = meta._configured_learner()
+    values = torch.from_numpy(drawn.support.size + drawn.query.size)
+    values = values * prod(pool.input_shape)
+    for block in torch.arange(len(drawn)).split(EPISODES_PER_BLOCK):
+        found: dict[int, EpisodePrediction] = {}
+        for part in similar_sizes(values[block], VALUES_SCORED_AT_ONCE):
+            where = block[part].numpy()
+            decoded = _decoded(meta, learner, pool, drawn[where], response)
+            found.update(zip(where.tolist(), decoded, strict=True))
+        yield from (found[episode] for episode in block.tolist())
+
+
+def _decoded(
+    meta: Any, learner: Any, pool: RowPool, drawn: DrawnEpisodes, response: str
+) -> list[EpisodePrediction]:
+    """Return the predictions of a part of the episodes."""
+    preparation = meta._preparation
+    index = drawn.index()
+    outputs = episode_outputs(learner, gather(pool, index), preparation.task_targets)
+    bad = (~finite_rows(outputs, meta._classifies) & index.query_mask).any(1)
+    if bad.any():
+        raise diverged(meta, drawn.label(int(bad.int().argmax())))
+    truth, sizes = drawn.y, drawn.query.size.tolist()
+    if not meta._classifies:
+        y_pred = preparation.decode_targets(outputs.numpy())
+        return [
+            _numbers(truth[drawn.query_rows(e)], y_pred[e, :size])
+            for e, size in enumerate(sizes)
+        ]
+    best = outputs.nan_to_num().argmax(-1).numpy()
+    proba = None
+    if response == "predict_proba":
+        proba = torch.softmax(outputs.double(), -1).numpy()
+    found = []
+    for e, size in enumerate(sizes):
+        classes = drawn.classes_of(e) if drawn.is_local else preparation.classes
+        own = None if proba is None else proba[e, :size, : len(classes)]
+        y_true, y_pred = truth[drawn.query_rows(e)], classes[best[e, :size]]
+        found.append(EpisodePrediction(y_true, y_pred, classes, own))
+    return found
+
+
+def _numbers(
+    y_true: NDArray[Any], y_pred: NDArray[Any], std: Any = None
+) -> EpisodePrediction:
+    """Return a prediction of numbers, all parts in the shape of the targets."""
+    y_pred = np.asarray(y_pred).reshape(y_true.shape)
+    if std is not None:
+        std = np.asarray(std).reshape(y_true.shape)
+    return EpisodePrediction(y_true, y_pred, std=std)
+
+
+# Anything else: one episode after the other -----------------------------------------
+
+
+def _one_by_one(
+    meta: Any, drawn: DrawnEpisodes, response: str
+) -> Iterator[EpisodePrediction]:
+    """Adapt an own copy to one episode after the other."""
+    own = meta._own_copy() if hasattr(meta, "_own_copy") else copy.copy(meta)
+    adapt = getattr(own, "_adapted_to", own.adapt)
+    X, y = drawn.rows.X, drawn.y
+    for episode in range(len(drawn)):
+        support, query = drawn.support_rows(episode), drawn.query_rows(episode)
+        try:
+            adapted = adapt(take_rows(X, support), y[support])
+            yield _predicted(adapted, take_rows(X, query), y[query], response)
+        except (ValueError, MetaTrainingError) as error:
+            raise type(error)(f"In {drawn.label(episode)}: {error}") from error
+
+
+def _predicted(
+    adapted: Any, X: Any, y_true: NDArray[Any], response: str
+) -> EpisodePrediction:
+    """Return what an adapted estimator predicts for query rows."""
+    if response == "std":
+        refuse_without_std(adapted)
+        return _numbers(y_true, *adapted.predict(X, return_std=True))
+    classes = getattr(adapted, "classes_", None)
+    if classes is None:
+        return _numbers(y_true, adapted.predict(X))
+    y_pred = np.asarray(adapted.predict(X))
+    if response != "predict_proba":
+        return EpisodePrediction(y_true, y_pred, np.asarray(classes))
+    if not hasattr(adapted, "predict_proba"):
+        raise TypeError(
+            f"The metric needs probabilities, and {type(adapted).__name__} has no "
+            "predict_proba. Choose another metric, or an estimator with probabilities."
+        )
+    return EpisodePrediction(y_true, y_pred, classes, adapted.predict_proba(X))
+
+
+def refuse_without_std(adapted: Any) -> None:
+    """Refuse estimators whose predict gives no standard deviation."""
+    if "return_std" not in inspect.signature(adapted.predict).parameters:
+        name = type(getattr(adapted, "meta_", adapted)).__name__
+        raise TypeError(
+            f"The metric needs predictive standard deviations, and {name} gives none: "
+            "its predict has no return_std. Choose another metric, such as 'rmse', or "
+            "a probabilistic regressor."
+        )

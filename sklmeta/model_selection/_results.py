@@ -1,0 +1,247 @@
+"""What `evaluate` and `compare` return: scores, their summary, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sklmeta.model_selection._intervals import Interval, mean_interval, unit_means
+from sklmeta.model_selection._rendering import (
+    decimals,
+    html_table,
+    number,
+    percent,
+    span,
+    text_table,
+)
+
+__all__ = ["Comparison", "Evaluation"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """Scores of one meta-learner on episodes of held-out tasks.
+
+    Made by `evaluate`. Printing it shows a table; notebooks show it as HTML.
+
+    Attributes
+    ----------
+    scores : DataFrame
+        One row per episode and metric: `task` (for a ClassPool the episode's classes),
+        `episode`, `metric`, `score`.
+    unit : {"task", "episode"}
+        What the interval is over.
+    confidence : float
+        Level of the interval.
+    episodes : str
+        The episodes in words.
+
+    See Also
+    --------
+    evaluate : Makes one.
+    """
+
+    scores: pd.DataFrame
+    unit: str
+    confidence: float
+    episodes: str
+
+    def summary(self) -> pd.DataFrame:
+        """Return mean and interval of each metric.
+
+        Returns
+        -------
+        DataFrame with the metrics as index
+            Columns `mean`, `low`, `high` and `n_tasks` (of a ClassPool `n_episodes`).
+        """
+        rows = {
+            metric: _interval_row(_by_unit(own, self.unit), self.confidence, self.unit)
+            for metric, own in self.scores.groupby("metric", sort=False)
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+    def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
+        summary = self.summary()
+        rows = [[str(m), *_mean_cells(row)] for m, row in summary.iterrows()]
+        n_units = summary[f"n_{self.unit}s"]
+        title = f"Scores on {self.episodes}"
+        header = ["metric", "mean", f"{percent(self.confidence)} interval"]
+        return title, header, rows, _notes(self, n_units, paired=False)
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Scores of several meta-learners on the same episodes of held-out tasks.
+
+    Made by `compare`. Printing it shows a table; notebooks show it as HTML.
+
+    Attributes
+    ----------
+    scores : DataFrame
+        One row per method, episode and metric: `method`, with cross-validation `fold`,
+        `task` (for a ClassPool the episode's classes), `episode`, `metric`, `score`.
+    unit : {"task", "episode"}
+        What the intervals are over.
+    confidence : float
+        Level of the intervals.
+    episodes : str
+        The episodes in words.
+    reference : str
+        The method that differences are taken to.
+    greater_is_better : dict of str to bool
+        Direction of each metric.
+
+    See Also
+    --------
+    compare : Makes one.
+    """
+
+    scores: pd.DataFrame
+    unit: str
+    confidence: float
+    episodes: str
+    reference: str
+    greater_is_better: Mapping[str, bool]
+
+    def summary(self) -> pd.DataFrame:
+        """Return mean, interval and difference to the reference of each method.
+
+        Returns
+        -------
+        DataFrame with the methods as index
+            Columns `metric`, `mean`, `low`, `high`, `n_tasks` (of a ClassPool
+            `n_episodes`), `difference`, `difference_low`, `difference_high` (method
+            minus reference, paired) and `win_rate`: the share of tasks on which the
+            method is better than the reference, ties counted half. NaN for the
+            reference itself.
+        """
+        rows = []
+        for metric, of_metric in self.scores.groupby("metric", sort=False):
+            means = {
+                str(method): _by_unit(own, self.unit)
+                for method, own in of_metric.groupby("method", sort=False)
+            }
+            sign = 1 if self.greater_is_better[str(metric)] else -1
+            rows += [
+                {
+                    "method": method,
+                    "metric": metric,
+                    **_interval_row(own, self.confidence, self.unit),
+                    **self._difference(method, own, means[self.reference], sign),
+                }
+                for method, own in means.items()
+            ]
+        return pd.DataFrame(rows).set_index("method")
+
+    def _difference(
+        self, method: str, own: NDArray[Any], other: NDArray[Any], sign: int
+    ) -> dict[str, float]:
+        """Return the paired difference to the reference."""
+        if method == self.reference:
+            found, wins = Interval(np.nan, np.nan, np.nan, 0), np.nan
+        else:
+            pairs = own - other
+            pairs = pairs[~np.isnan(pairs)]
+            found = mean_interval(pairs, self.confidence)
+            wins = float(np.mean((np.sign(sign * pairs) + 1) / 2))
+        return {
+            "difference": found.mean,
+            "difference_low": found.low,
+            "difference_high": found.high,
+            "win_rate": wins,
+        }
+
+    def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
+        summary = self.summary()
+        several = summary["metric"].nunique() > 1
+        interval = f"{percent(self.confidence)} interval"
+        header = [
+            "method",
+            "mean",
+            interval,
+            f"minus {self.reference}",
+            interval,
+            "wins",
+        ]
+        rows = []
+        for method, row in summary.iterrows():
+            name = f"{row['metric']}: {method}" if several else str(method)
+            rows.append([name, *_mean_cells(row), *_difference_cells(row)])
+        metrics = ", ".join(self.greater_is_better)
+        title = f"{metrics} on {self.episodes}"
+        n_units = summary[f"n_{self.unit}s"]
+        return title, header, rows, _notes(self, n_units, paired=True)
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+
+def _by_unit(scores: pd.DataFrame, unit: str) -> NDArray[np.float64]:
+    """Return the mean score of each task, or of each episode of a pool."""
+    columns = [name for name in ("fold", unit) if name in scores]
+    code = np.zeros(len(scores), dtype=np.int64)
+    for name in columns:
+        own, values = pd.factorize(scores[name])
+        code = code * len(values) + own
+    # In order of appearance, as the same units come in the same order for all methods.
+    return unit_means(scores["score"].to_numpy(), pd.factorize(code)[0])
+
+
+def _interval_row(
+    means: NDArray[np.float64], confidence: float, unit: str
+) -> dict[str, float]:
+    found = mean_interval(means[~np.isnan(means)], confidence)
+    return {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        f"n_{unit}s": found.n,
+    }
+
+
+def _mean_cells(row: Any) -> list[str]:
+    places = decimals((row["high"] - row["low"]) / 2, row["mean"])
+    return [number(row["mean"], places), span(row["low"], row["high"], places)]
+
+
+def _difference_cells(row: Any) -> list[str]:
+    low, high = row["difference_low"], row["difference_high"]
+    places = decimals((high - low) / 2, row["difference"])
+    return [
+        number(row["difference"], places, sign=True),
+        span(low, high, places, sign=True),
+        percent(round(row["win_rate"], 3)),
+    ]
+
+
+def _notes(result: Any, n_units: Sequence[int], *, paired: bool) -> list[str]:
+    """Say what the intervals are."""
+    low, high = int(min(n_units)), int(max(n_units))
+    if high < 2:
+        return [
+            f"No interval: there is one {result.unit}, which does not tell how others "
+            "would differ."
+        ]
+    n = f"{low}" if low == high else f"{low} to {high}"
+    text = f"{percent(result.confidence)} Student's t intervals over {n} {result.unit}s"
+    if paired:
+        text += "; differences are paired. Wins: share on which a method is better"
+    return [text + "."]
