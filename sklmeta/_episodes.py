@@ -20,6 +20,7 @@ __all__ = [
     "endless_batches",
     "hold_out",
     "one_pass",
+    "representative",
     "sampled_batches",
     "scoring_parts",
     "task_seed",
@@ -33,6 +34,14 @@ VALUES_SCORED_AT_ONCE = 2**26  # of features, padding included: 256 MB
 TASKS_SAMPLED_AT_ONCE = 1024
 MIN_HELD_OUT_TASKS = 5
 DEFAULT_WAYS = 5
+SAMPLED_TASKS = 200
+
+
+def representative(tasks: Any, seed: int) -> TaskSet | ClassPool:
+    """Return tasks themselves, or a fixed sample of a TaskDistribution."""
+    if isinstance(tasks, TaskSet | ClassPool):
+        return tasks
+    return tasks.sample(SAMPLED_TASKS, seed)
 
 
 def endless_batches(

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from skorch.history import History
 
 from sklmeta import _episodes
+from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
 from sklmeta.backbones.build import build_backbone, feature_size
@@ -45,8 +46,6 @@ __all__ = [
     "training_episodes",
 ]
 
-SAMPLED_TASKS = 200
-
 
 @dataclass
 class Seeds:
@@ -62,13 +61,6 @@ class Seeds:
         """Draw the seeds from what scikit-learn takes as `random_state`."""
         state = check_random_state(random_state)
         return cls(*state.randint(np.iinfo(np.int32).max, size=4).tolist())
-
-
-def representative(tasks: Any, seed: int) -> TaskSet | ClassPool:
-    """Return tasks to learn scales and classes from."""
-    if isinstance(tasks, TaskSet | ClassPool):
-        return tasks
-    return tasks.sample(SAMPLED_TASKS, seed)
 
 
 def learn_preparation(

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sklmeta._checks import diverged, finite_rows, label_column
 from sklmeta._parameters import resolve_device
-from sklmeta._pooling import concat_rows, pool_rows
 from sklmeta._preparation import Preparation
+from sklmeta._row_episodes import check_queries, query_rows
 from sklmeta.engine.batches import Episodes, Rows, similar_sizes
 from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.pool import RowPool
-from sklmeta.tasks import Task, TaskSet
+from sklmeta.tasks import TaskSet
 
 __all__ = ["predict_supports"]
 
@@ -92,15 +92,7 @@ def predict_supports(
     MetaTrainingError
         Naming the task, if adapting to it diverged.
     """
-    if isinstance(query_Xs, TaskSet) or any(isinstance(X, Task) for X in query_Xs):
-        raise TypeError(
-            "query_Xs holds tasks, expected their rows: [task.X for task in tasks]."
-        )
-    if len(tasks) != len(query_Xs):
-        raise ValueError(
-            f"got {len(tasks)} support tasks and {len(query_Xs)} entries of query_Xs; "
-            "give one entry of query rows per task."
-        )
+    check_queries(tasks, query_Xs)
     learner = meta._configured_learner()
     sizes = tasks.rows().sizes + np.array([len(X) for X in query_Xs])
     values = torch.from_numpy(sizes * meta.n_features_in_)
@@ -138,12 +130,7 @@ def _query_pool(
     meta: Any, query_Xs: Sequence[Any], names: Sequence[Any], device: torch.device
 ) -> RowPool:
     """Return the query rows of every task on the device, without targets."""
-    parts = [
-        pool_rows(X, np.zeros(len(X)), names=[name])
-        for X, name in zip(query_Xs, names, strict=True)
-    ]
-    rows = concat_rows(parts, names)
-    meta._preparation.check_width(meta, rows)
+    rows = query_rows(meta, query_Xs, names)
     x = meta._preparation.checked_features(rows, list(names))
     y = np.zeros(len(x), dtype=np.int64)
     return RowPool.from_tasks(x, y, rows.offsets, names, None, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,8 +12,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from sklmeta import _leakage, _scores
-from sklmeta._meta_training import representative
+from sklmeta import _leakage
+from sklmeta._adapted import AdaptedModel
+from sklmeta._episodes import representative
+from sklmeta._pooling import take_rows
+from sklmeta._row_episodes import (
+    RowEpisode,
+    check_queries,
+    given_episodes,
+    naming,
+    query_rows,
+    scored_episodes,
+    targets_of,
+)
+from sklmeta._schema import TaskSchema
+from sklmeta._scores import MeanAccuracy, PooledR2
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
@@ -28,7 +41,7 @@ class BaseMetaLearner(BaseEstimator):
 
     _classifies: ClassVar[bool]
     n_features_in_: int
-    _preparation: Any
+    _preparation: Any  # a TaskSchema
     _seen_tasks: dict[Any, bytes]
     _trained_with: dict[str, Any]
 
@@ -50,20 +63,82 @@ class BaseMetaLearner(BaseEstimator):
     def _check_parameters(self) -> None:
         """Raise TypeError or ValueError if a parameter is not usable."""
 
+    def _adapted_model(
+        self, X: Any, y: NDArray[Any], classes: NDArray[Any] | None
+    ) -> AdaptedModel:
+        """Return the model of one task: what `fit` has learned, adapted to rows.
+
+        `X` holds rows as `_preparation` validates them; `y` holds positions in
+        `classes`, or targets in a regressor, where `classes` is None.
+        """
+        raise NotImplementedError
+
+    def _predict_episodes(
+        self, X: Any, y: NDArray[Any], query_X: Any, episodes: Sequence[RowEpisode]
+    ) -> Iterator[NDArray[Any]]:
+        """Adapt to the support rows of each episode, and predict its query rows.
+
+        Support rows lie in `X`, with their labels or targets in `y`, and query rows in
+        `query_X`.
+        """
+        for episode in episodes:
+            with naming(episode):
+                support, query = episode.support, episode.query
+                adapted = self._adapted_to(take_rows(X, support), y[support])
+                predictions = adapted.predict(take_rows(query_X, query))
+            yield predictions
+
     def _predict_supports(
         self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
     ) -> list[NDArray[Any]]:
         """Adapt to every task and predict its query rows."""
-        raise NotImplementedError
+        check_queries(tasks, query_Xs)
+        self._preparation.refuse_other_tasks(tasks)
+        y = targets_of(self, tasks)
+        queries = query_rows(self, query_Xs, tasks.names)
+        X, query_X = map(self._preparation.as_trained, (tasks.rows().X, queries.X))
+        episodes = given_episodes(tasks, queries)
+        return list(self._predict_episodes(X, y, query_X, episodes))
 
-    def _score_tasks(self, tasks: TaskSet | ClassPool, seed: int) -> float:
-        """Adapt to an episode of every task and score the query rows."""
-        raise NotImplementedError
+    def _score_tasks(
+        self, tasks: TaskSet | ClassPool, seed: int, total: MeanAccuracy | PooledR2
+    ) -> None:
+        """Adapt to an episode of every task and add up how query rows are predicted."""
+        self._preparation.refuse_other_tasks(tasks)
+        y = targets_of(self, tasks)
+        X = self._preparation.as_trained(tasks.rows().X)
+        episodes = list(scored_episodes(self, tasks, seed))
+        predictions = self._predict_episodes(X, y, X, episodes)
+        for episode, predicted in zip(episodes, predictions, strict=True):
+            total.add_task(predicted, y[episode.query])
+
+    # What is learned -------------------------------------------------------------
 
     @property
     def _label_kind(self) -> str | None:
         """What labels meant in meta-training: "local", "shared"; None of numbers."""
         return self._preparation.labels
+
+    def _keep_learned(
+        self, preparation: TaskSchema, seen: dict[Any, bytes], goes_on: bool = False
+    ) -> None:
+        """Set what every fitted meta-learner has; forget what was adapted before."""
+        self.n_features_in_ = preparation.n_features_in
+        for name, value in (
+            ("feature_names_in_", preparation.feature_names),
+            ("classes_", preparation.classes),
+        ):
+            if value is not None:
+                setattr(self, name, value)
+            elif hasattr(self, name):
+                delattr(self, name)
+        self._preparation = preparation
+        # Estimators among the parameters can be changed later without being replaced.
+        parameters = self.get_params(deep=False)
+        self._trained_with = {n: _own(value) for n, value in parameters.items()}
+        # What is scored is compared with it, to warn of leakage.
+        self._seen_tasks = {**self._seen_tasks, **seen} if goes_on else seen
+        self.__dict__.pop("adapted_", None)
 
     # Adapting and predicting -----------------------------------------------------
 
@@ -171,8 +246,7 @@ class BaseMetaLearner(BaseEstimator):
         own.__dict__.update(self.__dict__)
         own.__dict__.pop("adapted_", None)
         for name, value in self.get_params(deep=False).items():
-            if isinstance(value, BaseEstimator):
-                setattr(own, name, clone(value))
+            setattr(own, name, _own(value))
         return own
 
     def _refuse_changed_parameters(self) -> None:
@@ -186,7 +260,7 @@ class BaseMetaLearner(BaseEstimator):
             if name not in self._trained_with:
                 continue  # not a parameter of this learner
             now, before = getattr(self, name), self._trained_with[name]
-            if now is before or _same(now, before):
+            if _same(now, before):
                 continue
             raise ValueError(
                 f"{name}={now!r} acts {when}, and this {type(self).__name__} was "
@@ -246,7 +320,9 @@ class BaseMetaLearner(BaseEstimator):
         seed = int(self.random_state) if given else 0
         tasks = representative(tasks, seed)
         self._preparation.check_width(self, tasks.rows())
-        value = self._score_tasks(tasks, seed)
+        total = self._new_score()
+        self._score_tasks(tasks, seed, total)
+        value = total.value()
         _leakage.warn_of_seen(tasks, self._seen_tasks, stacklevel=2)
         return value
 
@@ -284,8 +360,8 @@ class MetaClassifierMixin(ClassifierMixin):
         few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
         return few_shot._fit(X, y, takes_ranks=False)
 
-    def _new_score(self) -> _scores.MeanAccuracy:
-        return _scores.MeanAccuracy()
+    def _new_score(self) -> MeanAccuracy:
+        return MeanAccuracy()
 
 
 class MetaRegressorMixin(RegressorMixin):
@@ -297,15 +373,30 @@ class MetaRegressorMixin(RegressorMixin):
     def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotRegressor:
         return FewShotRegressor(self._own_copy()).fit(X, y)
 
-    def _new_score(self) -> _scores.PooledR2:
-        return _scores.PooledR2()
+    def _new_score(self) -> PooledR2:
+        return PooledR2()
+
+
+def _own(value: Any) -> Any:
+    """Return a copy of a parameter that is an estimator, other values as they are."""
+    nested = hasattr(value, "get_params") and not isinstance(value, type)
+    return clone(value) if nested else value
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, BaseEstimator) and type(a) is type(b):
-        mine, other = a.get_params(deep=False), b.get_params(deep=False)
-        return all(_same(mine[name], other[name]) for name in mine)
+    """Whether two parameters are equal; estimators by their parameters."""
+    if a is b:
+        return True
+    if type(a) is type(b):
+        if hasattr(a, "get_params"):
+            a, b = a.get_params(deep=False), b.get_params(deep=False)
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        if isinstance(a, (list, tuple)):
+            return len(a) == len(b) and all(map(_same, a, b))
+        if isinstance(a, float) and np.isnan(a) and np.isnan(b):
+            return True
     try:
-        return bool(a == b)
+        return bool(np.all(a == b)) and np.shape(a) == np.shape(b)
     except (TypeError, ValueError, RuntimeError):
         return False

@@ -12,10 +12,12 @@ from skorch.history import History
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from sklmeta import _leakage, _meta_training, _scores
+from sklmeta import _leakage, _meta_training
+from sklmeta._adapted import TorchModel
 from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
 from sklmeta._preparation import Preparation
+from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
 from sklmeta._supports import predict_supports
 from sklmeta.base import BaseMetaLearner
 from sklmeta.engine.learner import Learner
@@ -260,34 +262,28 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self.learner_ = learner
         self.history_ = history
         self.n_iter_ = (self.n_iter_ if goes_on else 0) + result.n_updates
-        self.n_features_in_ = preparation.n_features_in
-        for name, value in (
-            ("feature_names_in_", preparation.feature_names),
-            ("classes_", preparation.classes),
-        ):
-            if value is not None:
-                setattr(self, name, value)
-            elif hasattr(self, name):
-                delattr(self, name)
-        self._preparation = preparation
         self._optimizer_state = result.optimizer_state
-        self._trained_with = self.get_params(deep=False)
-        # What is scored is compared with it, to warn of leakage.
-        self._seen_tasks = {**self._seen_tasks, **seen} if goes_on else seen
-        self.__dict__.pop("adapted_", None)
+        self._keep_learned(preparation, seen, goes_on)
         if result.interrupted is not None:
             raise result.interrupted
         return self
 
     # Adapting, predicting, judging -----------------------------------------------
 
+    def _adapted_model(
+        self, X: Any, y: NDArray[Any], classes: NDArray[Any] | None
+    ) -> TorchModel:
+        return TorchModel.of_support(self, X, y, classes)
+
     def _predict_supports(
         self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
     ) -> list[NDArray[Any]]:
         return predict_supports(self, tasks, query_Xs)
 
-    def _score_tasks(self, tasks: TaskSet | ClassPool, seed: int) -> float:
-        return _scores.score_tasks(self, tasks, seed, self._new_score())
+    def _score_tasks(
+        self, tasks: TaskSet | ClassPool, seed: int, total: MeanAccuracy | PooledR2
+    ) -> None:
+        score_tasks(self, tasks, seed, total)
 
     def _configured_learner(self) -> Learner:
         """Return the learner with the adaptation parameters as they are now."""

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
     ClassifierMixin,
@@ -27,7 +26,7 @@ from torch import Tensor
 from sklmeta._checks import sorted_classes
 from sklmeta._few_shot import FewShotEstimator
 from sklmeta._parameters import check_choice
-from sklmeta._preparation import Preparation
+from sklmeta._schema import TaskSchema
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
 
@@ -117,13 +116,14 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         adapted, X, y = self._validated_support(meta, X, y)
         y = np.asarray(column_or_1d(y, warn=True))
         sorted_classes(y)  # refuses what is no label
-        if meta._preparation.labels == "local":
-            classes, codes = np.unique(y, return_inverse=True)
-            adapted._adapt(meta, X, codes.astype(np.int64), n_way=len(classes))
+        if meta._label_kind == "local":
+            names = classes = np.unique(y)
+            codes = np.searchsorted(classes, y)
         else:
-            classes, codes = self._shared_codes(meta._preparation, y, takes_ranks)
-            adapted._adapt(meta, X, codes)
-        adapted.classes_ = classes
+            classes = meta._preparation.classes
+            names, codes = self._shared_codes(meta._preparation, y, takes_ranks)
+        adapted._model = meta._adapted_model(X, codes, classes)
+        adapted.classes_ = names
         return self._take_over(adapted)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -148,8 +148,8 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         MetaTrainingError
             If predictions are not finite.
         """
-        best = self._outputs(X).argmax(-1).numpy()
-        return self.classes_[best]
+        X = self._validated_query(X)
+        return self.classes_[self._model.predict(X)]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predict class probabilities.
@@ -173,10 +173,11 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         MetaTrainingError
             If predictions are not finite.
         """
-        return torch.softmax(self._outputs(X).double(), dim=-1).numpy()
+        X = self._validated_query(X)
+        return self._model.predict_proba(X)
 
     def _shared_codes(
-        self, preparation: Preparation, y: NDArray[Any], takes_ranks: bool
+        self, preparation: TaskSchema, y: NDArray[Any], takes_ranks: bool
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return classes, and codes of labels that are classes or their ranks."""
         assert preparation.classes is not None
@@ -276,13 +277,9 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
             If adaptation diverges.
         """
         meta = self._fitted_meta()
-        preparation = meta._preparation
         adapted, X, y = self._validated_support(meta, X, y)
-        support = adapted._adapt(meta, X, preparation.encode_targets(y))
-        adapted._scale = None
-        if preparation.task_targets is not None:
-            scale = preparation.task_targets.scale(support)
-            adapted._scale = tuple(part[0].cpu() for part in scale)
+        y = meta._preparation.target_columns(y)
+        adapted._model = meta._adapted_model(X, y, None)
         return self._take_over(adapted)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -307,11 +304,8 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         MetaTrainingError
             If predictions are not finite.
         """
-        outputs = self._outputs(X)
-        if self._scale is not None:
-            level, spread = self._scale
-            outputs = outputs * spread + level
-        return self.meta_._preparation.decode_targets(outputs.numpy())
+        X = self._validated_query(X)
+        return self._model.predict(X)
 
 
 def _refuse_missing_labels(y: Any) -> None:

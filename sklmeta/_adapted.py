@@ -1,0 +1,122 @@
+"""Models of one task: what adapting makes, and few-shot estimators predict with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sklmeta._checks import diverged, finite_rows
+from sklmeta._parameters import resolve_device
+from sklmeta.engine.batches import Rows
+from sklmeta.engine.inference import adapt, predict_rows
+from sklmeta.engine.learner import State
+from sklmeta.engine.pool import RowPool
+
+__all__ = ["AdaptedModel", "TorchModel"]
+
+
+class AdaptedModel(Protocol):
+    """What a meta-learner makes of one task's support rows; it is pickled."""
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return positions of classes (Q,), or targets (Q,) or (Q, n_outputs)."""
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities (Q, n_classes); of classifiers."""
+
+
+class TorchModel:
+    """State of a torch learner, adapted to one task.
+
+    Parameters
+    ----------
+    meta : EpisodicMetaLearner
+        Whose weights and adaptation parameters predict.
+    state : State
+        Of one task.
+    scale : pair of Tensor, or None
+        Level and spread of the task's targets, with ``normalize_y="task"``.
+    """
+
+    def __init__(
+        self, meta: Any, state: State, scale: Sequence[Tensor] | None = None
+    ) -> None:
+        self.meta = meta
+        self.state = state
+        self.scale = scale
+
+    @classmethod
+    def of_support(
+        cls, meta: Any, X: NDArray[Any], y: NDArray[Any], classes: NDArray[Any] | None
+    ) -> TorchModel:
+        """Adapt to checked rows and their labels or targets."""
+        preparation, device = meta._preparation, resolve_device(meta.device)
+        if classes is None:
+            y = preparation.encode_targets(y)
+        x = preparation.features(X)
+        pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
+        n_way = None
+        if preparation.labels == "local":
+            assert classes is not None
+            n_way = torch.tensor([len(classes)], device=device)
+        support = Rows(
+            pool.take(torch.arange(len(x))[None]),
+            pool.y[None],
+            torch.ones(1, len(x), dtype=torch.bool, device=device),
+            n_way,
+        )
+        targets = preparation.task_targets
+        scaled = support if targets is None else targets.standardise_support(support)
+        state = adapt(meta._configured_learner(), scaled)
+        _refuse_non_finite(state, meta)
+        if targets is None:
+            return cls(meta, state)
+        return cls(meta, state, [part[0].cpu() for part in targets.scale(support)])
+
+    def predict(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return positions of classes, or targets in their own units."""
+        outputs = self._outputs(X)
+        if self.meta._classifies:
+            return outputs.argmax(-1).numpy()
+        if self.scale is not None:
+            level, spread = self.scale
+            outputs = outputs * spread + level
+        return self.meta._preparation.decode_targets(outputs.numpy())
+
+    def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        """Return probabilities of the classes."""
+        return torch.softmax(self._outputs(X).double(), dim=-1).numpy()
+
+    def _outputs(self, X: NDArray[Any]) -> Tensor:
+        """Return the learner's outputs (Q, N) or (Q, n_outputs) for checked rows."""
+        meta, device = self.meta, resolve_device(self.meta.device)
+        x = meta._preparation.features(X)
+        y = np.zeros(len(x), dtype=np.int64)
+        pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
+        state = pytree.tree_map(lambda leaf: leaf.to(device), self.state)
+        outputs = predict_rows(meta._configured_learner(), state, pool)
+        if not finite_rows(outputs, meta._classifies).all():
+            raise diverged(meta, "the support rows, or predicting rows far from them,")
+        return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, with CPU tensors."""
+        return {**self.__dict__, "state": pytree.tree_map(_to_cpu, self.state)}
+
+
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf
+
+
+def _refuse_non_finite(state: State, meta: Any) -> None:
+    """Refuse a state whose numbers are not finite: adaptation diverged."""
+    for leaf in pytree.tree_leaves(state):
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        if floating and not torch.isfinite(leaf).all():
+            raise diverged(meta, "these support rows")
