@@ -1,6 +1,7 @@
-"""Finding, checking and downloading archives; the network is a local server."""
+"""Finding, checking and downloading files; the network is a local server."""
 
 import hashlib
+import re
 import threading
 import zipfile
 from functools import partial
@@ -10,8 +11,19 @@ from pathlib import Path
 import pooch
 import pytest
 
+from sklmeta.datasets import (
+    fetch_leaves100,
+    fetch_parkinsons,
+    fetch_school,
+    fetch_sleepstudy,
+    leaves,
+    parkinsons,
+    school,
+    sleepstudy,
+)
 from sklmeta.datasets._fetch import (
     Archive,
+    DataFile,
     content_hash,
     data_home_path,
     fetch_file,
@@ -164,3 +176,52 @@ def test_a_wrong_file_is_refused_and_kept(tmp_path, no_network, content, message
         fetch_file(archive, tmp_path)
     assert "Move it away" in str(info.value)
     assert path.read_bytes() == before
+
+
+# Files that are known by their checksum.
+
+
+def test_a_file_is_known_by_its_checksum(tmp_path, no_network):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"1,2\n")
+    file = DataFile(
+        "http://127.0.0.1:9/rows.csv",
+        "sha256:" + hashlib.sha256(b"1,2\n").hexdigest(),
+    )
+    assert fetch_file(file, tmp_path) == path
+    path.write_bytes(b"1,3\n")
+    message = r"rows.csv has the sha256 \w{64} where \w{64} is expected. Move it away"
+    with pytest.raises(OSError, match=message):
+        fetch_file(file, tmp_path)
+    assert path.read_bytes() == b"1,3\n"
+
+
+LOADERS = {
+    "parkinsons": (fetch_parkinsons, [parkinsons._FILE]),
+    "school": (fetch_school, [school._FILE]),
+    "leaves100": (fetch_leaves100, list(leaves._FILES.values())),
+    "sleepstudy": (fetch_sleepstudy, [sleepstudy._FILE]),
+}
+
+
+@pytest.mark.parametrize("folder", LOADERS)
+def test_loaders_look_into_their_folder(tmp_path, monkeypatch, no_network, folder):
+    fetch, files = LOADERS[folder]
+    monkeypatch.setenv("SKLMETA_DATA", str(tmp_path))
+    path = tmp_path / folder / files[0].file_name
+    with pytest.raises(OSError, match="is not there and download_if_missing=F") as info:
+        fetch(download_if_missing=False)
+    assert f"fetch {files[0].url} on another machine and put it at {path}" in str(
+        info.value
+    )
+
+
+@pytest.mark.parametrize("folder", LOADERS)
+def test_origins_are_fixed(folder):
+    """To one commit, and its content to a checksum."""
+    for file in LOADERS[folder][1]:
+        assert re.match(
+            r"https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/[0-9a-f]{40}/",
+            file.url,
+        )
+        assert re.fullmatch("sha256:[0-9a-f]{64}", file.known_hash)
