@@ -8,6 +8,7 @@ from sklmeta.exceptions import (
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.gradient import MAMLClassifier, MAMLRegressor
 from sklmeta.metric import ProtoNetClassifier
+from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.tasks import (
     ClassPool,
     Task,
@@ -24,6 +25,7 @@ __all__ = [
     "FewShotRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
+    "MetaPipeline",
     "MetaTrainingError",
     "ProtoNetClassifier",
     "SmallTaskWarning",
@@ -31,5 +33,7 @@ __all__ = [
     "TaskDistribution",
     "TaskLeakageWarning",
     "TaskSet",
+    "TaskTransformer",
     "ValidationTasks",
+    "make_meta_pipeline",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils import Tags, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -282,6 +283,14 @@ class TaskTransformer(  # type: ignore[call-arg]
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "transformer_")
 
+    def __sklearn_tags__(self) -> Tags:
+        """Take from the transformer what rows it takes."""
+        tags = super().__sklearn_tags__()
+        if isinstance(self.transformer, BaseEstimator):
+            inner = get_tags(self.transformer)
+            tags.input_tags, tags.requires_fit = inner.input_tags, inner.requires_fit
+        return tags
+
     # Rows ------------------------------------------------------------------------
 
     def _check_transformer(self) -> None:
@@ -335,9 +344,10 @@ class TaskTransformer(  # type: ignore[call-arg]
         """Return transformed rows, dense, and as many as there were."""
         kind = type(self.transformer).__name__
         moved = moved.toarray() if issparse(moved) else moved
-        if len(moved) != len(X):
+        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        if len(moved) != n_rows:
             raise ValueError(
-                f"{where}{kind} returned {len(moved)} rows for {len(X)}, so that they "
+                f"{where}{kind} returned {len(moved)} rows for {n_rows}, so that they "
                 "no longer belong to their targets. Transformers of tasks must keep "
                 "every row: drop or add rows before making tasks of them."
             )
@@ -402,7 +412,9 @@ def _holds_tasks(X: Any) -> bool:
 
 def _array(X: Any) -> Any:
     """Return rows in a container that scikit-learn knows."""
-    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    if isinstance(X, Tensor):
+        return X.detach().cpu().numpy()
+    return X if hasattr(X, "shape") or hasattr(X, "__len__") else np.asarray(X)
 
 
 def _fitted(transformer: Any, X: Any, y: Any) -> Any:
