@@ -8,8 +8,17 @@ from typing import Any
 
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["adapted", "last_step", "named", "own_copy", "parameter_name"]
+__all__ = [
+    "adapted",
+    "default_name",
+    "fitted",
+    "last_step",
+    "named",
+    "own_copy",
+    "parameter_name",
+]
 
 
 def named(estimators: Any) -> dict[str, Any]:
@@ -61,15 +70,35 @@ def parameter_name(estimator: Any, name: str) -> str:
     return f"{step}__{parameter_name(last, name)}"
 
 
+def default_name(estimator: Any) -> str:
+    """Return what a curve is called that was given no name."""
+    return type(last_step(estimator)).__name__
+
+
+def fitted(estimator: Any) -> Any:
+    """Return the estimator itself, or say that it is not fitted."""
+    check_is_fitted(last_step(estimator))
+    return estimator
+
+
 def adapted(estimator: Any, X: Any, y: Any) -> Any:
     """Return a model adapted to support rows; the estimator is left as it was."""
-    return own_copy(estimator).adapt(X, y)
+    own = own_copy(fitted(estimator))
+    if hasattr(own, "adapt"):
+        return own.adapt(X, y)
+    # scikit-learn's own pipeline has no such verb.
+    name, last = own.steps[-1]
+    X = own[:-1].transform(X) if len(own.steps) > 1 else X
+    return Pipeline([*own.steps[:-1], (name, last.adapt(X, y))])
 
 
 def _unwrapped(estimator: Any) -> Any:
     """Return the best estimator of a search; anything else as it is."""
-    if not hasattr(estimator, "best_estimator_"):
-        if hasattr(estimator, "estimator") and hasattr(estimator, "best_score_"):
-            raise NotFittedError(f"{estimator!r} was fitted with refit=False.")
-        return estimator
-    return estimator.best_estimator_
+    if hasattr(estimator, "best_estimator_"):
+        return _unwrapped(estimator.best_estimator_)
+    if hasattr(estimator, "cv_results_"):
+        raise NotFittedError(
+            f"This {type(estimator).__name__} was fitted with refit=False and keeps no "
+            "best_estimator_. Use refit=True."
+        )
+    return estimator

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLORS", "MARKERS", "curve_names", "legend_above", "new_axes", "pyplot"]
+__all__ = [
+    "COLORS",
+    "MARKERS",
+    "curve_names",
+    "dress",
+    "legend_above",
+    "new_axes",
+    "pyplot",
+]
 
 # Okabe & Ito's colours, told apart with every kind of colour vision; yellow is left
 # out, which is too faint for lines on white.
@@ -65,6 +73,12 @@ def curve_names(given: Any, own: Sequence[str]) -> list[str]:
             "each curve."
         )
     return names
+
+
+def dress(ax: Any) -> None:
+    """Give axes a faint grid, and numbers whose exponents no legend covers."""
+    ax.grid(alpha=0.3)
+    ax.yaxis.set_major_formatter("{x:g}")
 
 
 def legend_above(ax: Any) -> Any:

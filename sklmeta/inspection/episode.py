@@ -11,6 +11,7 @@ from sklearn.base import is_classifier
 from sklmeta.inspection._estimators import adapted, last_step
 from sklmeta.inspection._plotting import COLORS, new_axes
 from sklmeta.inspection._rows import episode_rows
+from sklmeta.model_selection._judging import draw_for
 from sklmeta.model_selection._protocol import EpisodeProtocol
 from sklmeta.tasks import as_tasks
 
@@ -166,7 +167,7 @@ class EpisodeDisplay:
         protocol = EpisodeProtocol(
             n_shot, n_query, n_way, None, support_order, small_tasks, random_state
         )
-        drawn = protocol.draw(as_tasks(tasks), True)
+        drawn = draw_for([estimator], as_tasks(tasks), protocol, True)
         support, query = episode_rows(drawn, episode)
         model = adapted(estimator, *support)
         return cls.from_predictions(

@@ -6,10 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
-from sklmeta.inspection._estimators import last_step, named
-from sklmeta.inspection._plotting import curve_names, legend_above, new_axes
+from sklmeta.inspection._estimators import default_name, fitted, last_step, named
+from sklmeta.inspection._plotting import curve_names, dress, legend_above, new_axes
 
 __all__ = ["TrainingCurveDisplay"]
 
@@ -105,7 +104,7 @@ class TrainingCurveDisplay:
         ValueError
             If the history has no epoch.
         """
-        name = name or type(last_step(estimator)).__name__
+        name = name or default_name(estimator)
         return cls.from_estimators({name: estimator}, ax=ax, **line_kw)
 
     @classmethod
@@ -191,7 +190,7 @@ class TrainingCurveDisplay:
                 updates, valid, **{"label": f"{one}, validation", **style}
             )[0]
         ax.set(xlabel="Meta-updates", ylabel="Meta-loss")
-        ax.grid(alpha=0.3)
+        dress(ax)
         self.ax_, self.figure_ = ax, ax.figure
         self.legend_ = legend_above(ax)
         return self
@@ -199,8 +198,7 @@ class TrainingCurveDisplay:
 
 def _history(estimator: Any) -> Any:
     """Return the history of the meta-learner inside an estimator."""
-    meta = last_step(estimator)
-    check_is_fitted(meta)
+    meta = last_step(fitted(estimator))
     if not hasattr(meta, "history_"):
         raise TypeError(
             f"{type(meta).__name__} keeps no history_: it is not meta-trained epoch by "
