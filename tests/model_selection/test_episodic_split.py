@@ -22,7 +22,7 @@ from sklmeta import FewShotClassifier, ProtoNetClassifier, SmallTaskWarning
 from sklmeta._episodes import scoring_parts
 from sklmeta.datasets import Sinusoids, load_digits_pool, make_sinusoids
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
-from sklmeta.model_selection import EpisodicSplit
+from sklmeta.model_selection import EpisodicSplit, evaluate
 from sklmeta.tasks import ClassPool, TaskSet
 
 
@@ -181,6 +181,23 @@ def test_scores_are_those_of_a_class_pool(protonet):
     assert len(scores) == 200
     expected = protonet.score(ClassPool(X[few], y[few]))
     assert scores.mean() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("n_query", [3, None])
+def test_scores_are_those_of_evaluate(protonet, n_query):
+    """Episode by episode."""
+    pool = load_digits_pool(classes=range(5, 10))[::-1]
+    X, y = pool.X.reshape(len(pool.X), -1), pool.y
+    settings = {"n_shot": 2, "n_way": 3, "n_query": n_query, "n_episodes": 10}
+    scores = cross_val_score(
+        FewShotClassifier(protonet),
+        X,
+        y,
+        cv=EpisodicSplit(random_state=3, **settings),
+        error_score="raise",
+    )
+    judged = evaluate(protonet, ClassPool(X, y), random_state=3, **settings)
+    np.testing.assert_allclose(scores, judged.scores["score"], atol=1e-6)
 
 
 # With groups: episodes inside tasks.
