@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sklmeta import _leakage
 from sklmeta._adapted import AdaptedModel
 from sklmeta._episodes import representative
+from sklmeta._meta_tags import MetaTags
 from sklmeta._pooling import take_rows
 from sklmeta._row_episodes import (
     RowEpisode,
@@ -94,7 +96,7 @@ class BaseMetaLearner(BaseEstimator):
         """Adapt to every task and predict its query rows."""
         check_queries(tasks, query_Xs)
         self._preparation.refuse_other_tasks(tasks)
-        y = targets_of(self, tasks)
+        y = targets_of(self._preparation, tasks)
         queries = query_rows(self, query_Xs, tasks.names)
         X, query_X = map(self._preparation.as_trained, (tasks.rows().X, queries.X))
         episodes = given_episodes(tasks, queries)
@@ -105,12 +107,20 @@ class BaseMetaLearner(BaseEstimator):
     ) -> None:
         """Adapt to an episode of every task and add up how query rows are predicted."""
         self._preparation.refuse_other_tasks(tasks)
-        y = targets_of(self, tasks)
+        y = targets_of(self._preparation, tasks)
         X = self._preparation.as_trained(tasks.rows().X)
         episodes = list(scored_episodes(self, tasks, seed))
         predictions = self._predict_episodes(X, y, X, episodes)
         for episode, predicted in zip(episodes, predictions, strict=True):
             total.add_task(predicted, y[episode.query])
+
+    def _has_probabilities(self) -> bool:
+        """Whether a classifier has `predict_proba`."""
+        return True
+
+    def __sklmeta_tags__(self) -> MetaTags:
+        """Return what this meta-learner promises, for `check_meta_learner`."""
+        return MetaTags()
 
     # What is learned -------------------------------------------------------------
 
@@ -235,8 +245,9 @@ class BaseMetaLearner(BaseEstimator):
             raise NotFittedError(
                 f"This {type(self).__name__} is not adapted to a task yet. Call "
                 "adapt(X_support, y_support) with some labelled rows of the task "
-                "first, or use score or sklmeta's episode scorers, which adapt to "
-                "each task by themselves."
+                "first. To score it on many tasks, use score, evaluate, or in "
+                "scikit-learn's searches scoring=make_episode_scorer(metric), which "
+                "adapt to each task by themselves; to predict many, predict_tasks."
             )
         return self.adapted_
 
@@ -336,6 +347,7 @@ class MetaClassifierMixin(ClassifierMixin):
     _classifies = True
     score = BaseMetaLearner.score  # ClassifierMixin has its own, on rows
 
+    @available_if(lambda meta: meta._has_probabilities())
     def predict_proba(self: Any, X: ArrayLike) -> NDArray[np.float64]:
         """Predict class probabilities for the task that was adapted to last.
 
