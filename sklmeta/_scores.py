@@ -15,8 +15,8 @@ from sklmeta._checks import diverged, finite_rows
 from sklmeta._meta_training import episode_spec
 from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.episodes import EpisodeSampler
-from sklmeta.engine.inference import run_episodes
+from sklmeta.engine.episodes import EpisodeSampler, gather
+from sklmeta.engine.inference import embedded, run_episodes
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.targets import TaskTargets
 from sklmeta.tasks import ClassPool, TaskSet
@@ -40,9 +40,12 @@ def score_tasks(
     preparation = meta._preparation
     pool = preparation.pool(tasks, resolve_device(meta.device))
     sampler = EpisodeSampler(pool, episode_spec(meta, preparation, n_query=None))
-    learner = meta._configured_learner()
-    for index in _episodes.scoring_parts(sampler, seed):
-        episodes = sampler.gather(index)
+    learner, parts = meta._configured_learner(), _episodes.scoring_parts(sampler, seed)
+    if pool.is_class_pool:
+        parts = iter(drawn := list(parts))
+        learner, pool = embedded(learner, pool, torch.cat([p.rows() for p in drawn]))
+    for index in parts:
+        episodes = gather(pool, index)
         outputs = episode_outputs(learner, episodes, preparation.task_targets)
         bad = ~finite_rows(outputs, meta._classifies) & episodes.query.mask.cpu()
         if bad.any():

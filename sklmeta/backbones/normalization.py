@@ -33,6 +33,7 @@ __all__ = [
     "batch_statistics",
     "convert_batch_norm",
     "given_statistics",
+    "mixes_rows",
     "recorded_statistics",
     "uses_batch_statistics",
 ]
@@ -378,6 +379,16 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     """
     kinds = (TaskBatchNorm, _BatchNorm)
     return any(isinstance(layer, kinds) for layer in module.modules())
+
+
+def mixes_rows(module: nn.Module) -> bool:
+    """Say whether a module, as it is now, normalises by the batch that comes in.
+
+    So in training mode, and in layers without running averages.
+    """
+    kinds = (TaskBatchNorm, _BatchNorm)
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    return any(layer.training or layer.running_mean is None for layer in layers)
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:

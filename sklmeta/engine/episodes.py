@@ -67,6 +67,10 @@ class EpisodeIndex:
     def __len__(self) -> int:
         return len(self.task)
 
+    def rows(self) -> Tensor:
+        """Return all rows in use, as often as they are."""
+        return torch.cat([self.support[self.support_mask], self.query[self.query_mask]])
+
     def __getitem__(self, episodes: slice | Tensor) -> EpisodeIndex:
         """Return some of the episodes, padded to the longest among them."""
         parts: dict[str, Any] = {"task": self.task[episodes]}

@@ -22,6 +22,7 @@ from sklmeta.engine.pool import RowPool
 
 __all__ = [
     "adapt",
+    "embedded",
     "is_on",
     "moved_to",
     "predict",
@@ -31,6 +32,7 @@ __all__ = [
 
 ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**24
+ROWS_EMBEDDED_AT_ONCE = 128
 
 _doubles: WeakKeyDictionary[WeightsId, tuple[Any, Learner]] = WeakKeyDictionary()
 _locks: WeakKeyDictionary[WeightsId, threading.RLock] = WeakKeyDictionary()
@@ -106,6 +108,42 @@ def predict(learner: Learner, state: State, x: Tensor) -> Tensor:
     blocks = x.split(_block_size(learner, x.shape[1]), dim=1)
     with _lock_of(learner), torch.no_grad():
         return torch.cat([learner.predict(state, block) for block in blocks], dim=1)
+
+
+def embedded(learner: Learner, pool: RowPool, rows: Tensor) -> tuple[Learner, RowPool]:
+    """Map rows to features once, where learners allow it and rows come repeatedly.
+
+    Parameters
+    ----------
+    learner : Learner
+    pool : RowPool
+    rows : Tensor of int64
+        The rows of the pool that are going to be used, as often as they are.
+
+    Returns
+    -------
+    learner, pool
+        The learner on features, and the pool with features of the rows in use; those
+        that were given where nothing is gained, or learners need the rows themselves.
+    """
+    parts, used = learner.on_features(), rows.unique()
+    if parts is None or len(used) == len(rows):
+        return learner, pool
+    is_table = len(pool.input_shape) == 1
+    if is_table:
+        parts = _in_double(learner).on_features()
+        assert parts is not None
+    embed, on_features = parts
+    blocks = []
+    with _lock_of(learner), torch.no_grad():
+        for block in used.split(ROWS_EMBEDDED_AT_ONCE):
+            x = pool.take(block)
+            blocks.append(embed(x.double() if is_table else x))
+    features = torch.cat(blocks)
+    x = features.new_zeros(pool.n_rows, features.shape[1])
+    return on_features, pool.with_features(
+        x.index_copy_(0, used.to(x.device), features)
+    )
 
 
 def predict_rows(learner: Learner, state: State, pool: RowPool) -> Tensor:

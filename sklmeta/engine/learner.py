@@ -126,6 +126,14 @@ class Learner(nn.Module):
             setattr(view, name, value)
         return view
 
+    def on_features(self) -> tuple[nn.Module, Learner] | None:
+        """Return what maps rows to features, and this learner on features.
+
+        For learners that see each row only through a module that adaptation leaves as
+        it is: rows that come in many episodes are then mapped once. None for others.
+        """
+        return None
+
     @property
     def needs_equal_rows(self) -> bool:
         """Whether padded rows would enter a statistic (batch normalisation).

@@ -149,6 +149,17 @@ class RowPool:
         y = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)
         return cls(x, y, [0, len(x)], names=names, is_class_pool=True)
 
+    def with_features(self, x: Tensor) -> RowPool:
+        """Return the same rows with other features (R, *F)."""
+        return RowPool(
+            x,
+            self.y,
+            self.offsets,
+            names=self.names,
+            support=self.support,
+            is_class_pool=self.is_class_pool,
+        )
+
     @property
     def n_tasks(self) -> int:
         """How many tasks there are; a class pool is one."""

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklmeta._parameters import check_choice, check_positive, with_common_parameters
+from sklmeta.backbones.normalization import mixes_rows
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State
@@ -144,6 +145,24 @@ class ProtoNet(Learner):
         seen = state["ways"].gather(1, query.y)
         answerable = Rows(query.x, query.y, query.mask & seen, query.n_way)
         return self.loss(logits, answerable)
+
+    def on_features(self) -> tuple[nn.Module, Learner] | None:
+        """Return the backbone, and the same comparison of its features.
+
+        Returns
+        -------
+        tuple of (nn.Module, ProtoNet), or None
+            None where the backbone normalises by the batch that comes in.
+        """
+        if mixes_rows(self.backbone):
+            return None
+        learner = ProtoNet(
+            nn.Identity(),
+            self.n_outputs,
+            metric=self.metric,
+            temperature=self.temperature,
+        )
+        return self.backbone, learner.train(self.training)
 
     def _embed(self, x: Tensor) -> Tensor:
         """Map (T, S, *F) to (T, S, n_features), episodes apart where they matter."""

@@ -29,6 +29,7 @@ from sklmeta._scores import episode_outputs
 from sklmeta._task import TaskPool
 from sklmeta.engine.batches import similar_sizes
 from sklmeta.engine.episodes import gather
+from sklmeta.engine.inference import embedded
 from sklmeta.engine.pool import RowPool
 from sklmeta.exceptions import MetaTrainingError
 from sklmeta.model_selection._protocol import DrawnEpisodes
@@ -176,7 +177,7 @@ def _all_at_once(
     preparation: Preparation = meta._preparation
     preparation.check_width(meta, drawn.rows)
     pool = preparation.pool(drawn.tasks, resolve_device(meta.device))
-    learner = meta._configured_learner()
+    learner, pool = embedded(meta._configured_learner(), pool, drawn.all_rows())
     values = torch.from_numpy(drawn.support.size + drawn.query.size)
     values = values * prod(pool.input_shape)
     for block in torch.arange(len(drawn)).split(EPISODES_PER_BLOCK):

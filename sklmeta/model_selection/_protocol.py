@@ -136,6 +136,10 @@ class DrawnEpisodes:
         """Return the query rows of one episode."""
         return self.query.of(episode)
 
+    def all_rows(self) -> Tensor:
+        """Return the rows of all episodes, as often as they come."""
+        return torch.from_numpy(np.concatenate([self.support.all(), self.query.all()]))
+
     def classes_of(self, episode: int) -> NDArray[Any]:
         """Return the sorted labels of one episode (local labels)."""
         assert self.classes is not None

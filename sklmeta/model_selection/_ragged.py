@@ -68,6 +68,14 @@ class RaggedRows:
         start = self.start[which]
         return self.values[start : start + self.size[which]]
 
+    def all(self) -> NDArray[np.int64]:
+        """Return the values of all lists, end to end."""
+        before = np.cumsum(self.size) - self.size
+        position = np.arange(self.size.sum()) + np.repeat(
+            self.start - before, self.size
+        )
+        return self.values[position]
+
     def padded(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the lists, which entries are real, and their ways; (B, longest)."""
         position = np.arange(self.size.max(initial=0))

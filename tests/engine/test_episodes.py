@@ -438,6 +438,19 @@ class TestDrawTasks:
         counts = torch.bincount(change, minlength=20).float()
         assert ((counts - 999 / 20) ** 2 / (999 / 20)).sum() < 19 + 4 * 38**0.5
 
+    def test_one_episode_for_each_pair_of_task_and_seed(self):
+        sampler = EpisodeSampler(task_pool(), EpisodeSpec(n_shot=(1, 3), n_query=2))
+        tasks, seeds = torch.tensor([3, 0, 3]), [7, 2**64 - 1, 8]
+        index = sampler.draw_each(tasks, seeds)
+        for i, (task, seed) in enumerate(zip(tasks.tolist(), seeds, strict=True)):
+            of_all = [seed] * sampler.pool.n_tasks
+            alone = sampler.draw_tasks(of_all, torch.tensor([task]))
+            assert equal(index[i : i + 1], alone)
+
+    def test_rows_in_use(self):
+        index = EpisodeSampler(task_pool(), EpisodeSpec(n_shot=2)).all_tasks(rng())
+        assert sorted(index.rows().tolist()) == list(range(task_pool().n_rows))
+
     def test_some_tasks_in_any_order(self):
         sampler = EpisodeSampler(task_pool([9, 1, 5, 7]), EpisodeSpec(3))
         every = sampler.draw_tasks([5, 6, 7, 8])

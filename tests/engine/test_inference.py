@@ -9,7 +9,14 @@ import torch
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.engine import inference
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.inference import adapt, predict, predict_rows, run_episodes
+from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, gather
+from sklmeta.engine.inference import (
+    adapt,
+    embedded,
+    predict,
+    predict_rows,
+    run_episodes,
+)
 from sklmeta.engine.pool import RowPool
 from sklmeta.gradient import MAML
 from sklmeta.metric import ProtoNet
@@ -178,6 +185,44 @@ def test_ragged_episodes_equal_every_task_alone(monkeypatch, kind, values_per_pa
             atol=1e-5,
             check_dtype=False,
         )
+
+
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_rows_are_embedded_once(kind):
+    """Learners on features predict what they predict on rows, cheaper."""
+    shape, backbone = (5,), MLP(5, (16, 16), generator=rng(1))
+    if kind == "images":
+        shape, backbone = (4, 4, 1), ConvNet((1, 4, 4), 4, 2, generator=rng(1))
+    learner = ProtoNet(backbone, None, temperature=2.0).eval()
+    x = torch.randn(12, *shape, generator=rng())
+    pool = RowPool.from_classes(x, [0, 4, 8, 12], names="abc")
+    sampler = EpisodeSampler(pool, EpisodeSpec(n_shot=1, n_way=2, per_class=True))
+    index = sampler.draw(5, rng())
+    used = index.rows().unique()
+    passed = []
+    backbone.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
+    on_features, features = embedded(learner, pool, index.rows())
+    assert sum(passed) == len(used)
+    found = run_episodes(on_features, gather(features, index))
+    assert sum(passed) == len(used)
+    expected = run_episodes(learner, gather(pool, index))
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(features.y, pool.y) and features.is_class_pool
+
+
+def test_rows_are_embedded_only_where_that_changes_nothing():
+    tables = torch.randn(12, 5, generator=rng())
+    pool = RowPool.from_classes(tables, [0, 4, 8, 12], names="abc")
+    once, twice = torch.arange(12), torch.arange(12).repeat(2)
+    batch_norm = torch.nn.BatchNorm1d(5, track_running_stats=False)
+    own_statistics = ProtoNet(batch_norm, None).eval()
+    for learner, rows in (
+        (protonet(), once),
+        (maml(), twice),
+        (own_statistics, twice),
+        (ProtoNet(torch.nn.BatchNorm1d(5), None).train(), twice),
+    ):
+        assert embedded(learner, pool, rows) == (learner, pool)
 
 
 def test_regression_outputs_have_their_width():
