@@ -1,5 +1,11 @@
 """Meta-learning with scikit-learn's verbs: fit on many tasks, adapt to a new one."""
 
+from sklmeta.baselines import (
+    PerTaskClassifier,
+    PerTaskRegressor,
+    PooledClassifier,
+    PooledRegressor,
+)
 from sklmeta.exceptions import (
     MetaTrainingError,
     SmallTaskWarning,
@@ -27,6 +33,10 @@ __all__ = [
     "MAMLRegressor",
     "MetaPipeline",
     "MetaTrainingError",
+    "PerTaskClassifier",
+    "PerTaskRegressor",
+    "PooledClassifier",
+    "PooledRegressor",
     "ProtoNetClassifier",
     "SmallTaskWarning",
     "Task",

@@ -22,13 +22,13 @@ __all__ = ["AdaptedModel", "TorchModel"]
 
 
 class AdaptedModel(Protocol):
-    """What a meta-learner makes of one task's support rows; it is pickled."""
+    """What a meta-learner makes of one task's support rows; it is pickled.
+
+    That of a classifier has `predict_proba` too: probabilities (Q, n_classes).
+    """
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return positions of classes (Q,), or targets (Q,) or (Q, n_outputs)."""
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return probabilities (Q, n_classes); of classifiers."""
 
 
 class TorchModel:

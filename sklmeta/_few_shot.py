@@ -14,7 +14,6 @@ from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklmeta._adapted import AdaptedModel
 from sklmeta.tasks import ClassPool, Task, TaskSet
 
 __all__ = ["FewShotEstimator"]
@@ -30,7 +29,7 @@ class FewShotEstimator(BaseEstimator):
 
     meta: Any
     meta_: Any
-    _model: AdaptedModel
+    _model: Any  # an AdaptedModel
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator, or of its own copy of `meta`.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklmeta import _episodes
 from sklmeta._checks import label_column, target_numbers
 from sklmeta._pooling import PooledRows, concat_rows, pool_rows
-from sklmeta._schema import task_names
+from sklmeta._schema import TaskSchema, task_names
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.exceptions import MetaTrainingError
 from sklmeta.tasks import ClassPool, Task, TaskSet
@@ -29,6 +29,7 @@ __all__ = [
     "naming",
     "query_rows",
     "scored_episodes",
+    "scoring_spec",
     "targets_of",
 ]
 
@@ -68,13 +69,7 @@ def scored_episodes(
     They are those of every meta-learner with these parameters and this seed.
     """
     schema = meta._preparation
-    spec = EpisodeSpec(
-        n_shot=meta.n_shot,
-        n_way=meta.n_way,
-        per_class=schema.labels == "local",
-        support_order=meta.support_order,
-        small_tasks=meta.small_tasks,
-    )
+    spec = scoring_spec(meta, schema)
     no_features = np.zeros((len(tasks.rows().y), 1), dtype=np.float32)
     pool = schema.row_pool(tasks, no_features, torch.device("cpu"))
     sampler = EpisodeSampler(pool, spec)
@@ -83,6 +78,17 @@ def scored_episodes(
         names = ["An episode"]
     for index in _episodes.scoring_parts(sampler, seed):
         yield from _unpadded(index, names)
+
+
+def scoring_spec(meta: Any, schema: TaskSchema) -> EpisodeSpec:
+    """Return the shape of the episodes that a meta-learner's parameters ask for."""
+    return EpisodeSpec(
+        n_shot=meta.n_shot,
+        n_way=meta.n_way,
+        per_class=schema.labels == "local",
+        support_order=meta.support_order,
+        small_tasks=meta.small_tasks,
+    )
 
 
 def _unpadded(index: EpisodeIndex, names: Sequence[str]) -> Iterator[RowEpisode]:
@@ -137,7 +143,7 @@ def query_rows(meta: Any, query_Xs: Sequence[Any], names: Sequence[Any]) -> Pool
     return rows
 
 
-def targets_of(meta: Any, tasks: TaskSet | ClassPool) -> NDArray[Any]:
+def targets_of(schema: TaskSchema, tasks: TaskSet | ClassPool) -> NDArray[Any]:
     """Return labels (R,), or targets (R, n_outputs), of the rows of tasks.
 
     Raises
@@ -145,10 +151,9 @@ def targets_of(meta: Any, tasks: TaskSet | ClassPool) -> NDArray[Any]:
     ValueError
         Naming the task with a missing or unknown one.
     """
-    schema, rows, names = meta._preparation, tasks.rows(), task_names(tasks)
-    if not meta._classifies:
-        y = target_numbers(rows, names, type(meta).__name__)
-        return schema.target_columns(y)
+    rows, names = tasks.rows(), task_names(tasks)
+    if not schema.settings.classifies:
+        return schema.target_columns(target_numbers(rows, names, schema.settings.name))
     if isinstance(tasks, TaskSet):
         schema.coded_labels(tasks)  # refuses unknown ones by the name of their task
     return label_column(rows, names)

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sklmeta import _leakage, _meta_training
 from sklmeta._adapted import TorchModel
+from sklmeta._meta_tags import MetaTags
 from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
 from sklmeta._preparation import Preparation
@@ -119,6 +120,12 @@ class EpisodicMetaLearner(BaseMetaLearner):
         resolve_device(self.device)
         if hasattr(self, "normalize_y"):
             check_choice("normalize_y", self.normalize_y, (True, False, "task"))
+
+    def __sklmeta_tags__(self) -> MetaTags:
+        """Say that weights are trained by gradients on episodes."""
+        tags = super().__sklmeta_tags__()
+        tags.episodic = True
+        return tags
 
     # Meta-training ---------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from sklearn.base import (
     RegressorMixin,
 )
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import (
     column_or_1d,
 )
@@ -29,6 +30,12 @@ from sklmeta._parameters import check_choice
 from sklmeta._schema import TaskSchema
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
+
+
+def _has_probabilities(few_shot: Any) -> bool:
+    """Whether the meta-learner of a few-shot classifier gives probabilities."""
+    meta = getattr(few_shot, "meta_", few_shot.meta)
+    return not hasattr(meta, "_has_probabilities") or meta._has_probabilities()
 
 
 class FewShotClassifier(ClassifierMixin, FewShotEstimator):
@@ -151,6 +158,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         X = self._validated_query(X)
         return self.classes_[self._model.predict(X)]
 
+    @available_if(_has_probabilities)
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predict class probabilities.
 

@@ -1,1 +1,5 @@
 """Tools for those who write meta-learners."""
+
+from sklmeta._meta_tags import MetaTags
+
+__all__ = ["MetaTags"]

@@ -1,0 +1,231 @@
+"""Models of one task that are scikit-learn estimators, and errors where they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from sklmeta._pooling import PooledRows
+
+__all__ = [
+    "ClassMeans",
+    "Constant",
+    "InnerClassifier",
+    "InnerRegressor",
+    "class_means",
+    "class_outputs",
+    "explained",
+    "fresh",
+    "shown",
+    "suspect",
+]
+
+LEAST_PROBABILITY = 1e-6
+
+
+def fresh(estimator: Any, seed: int) -> Any:
+    """Return an unfitted clone that draws nothing from numpy's global generator.
+
+    Every `random_state` of it and inside it that is None gets a seed.
+    """
+    estimator = clone(estimator)
+    random = check_random_state(seed)
+    names = [
+        name
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if (name == "random_state" or name.endswith("__random_state")) and value is None
+    ]
+    seeds = random.randint(np.iinfo(np.int32).max, size=len(names)).tolist()
+    return estimator.set_params(**dict(zip(names, seeds, strict=True)))
+
+
+def shown(estimator: Any) -> str:
+    """Return an estimator's repr in one line."""
+    return " ".join(repr(estimator).split())
+
+
+@contextmanager
+def explained(
+    estimator: Any, what: str, hint: Callable[[Exception], str] | None = None
+) -> Iterator[None]:
+    """Say what an estimator was asked to do when it failed.
+
+    `what` ends a sentence that begins with the estimator: "cannot ..."; `hint` returns
+    where the cause may lie.
+    """
+    try:
+        yield
+    except Warning:  # made an error by the user's filters
+        raise
+    except Exception as error:
+        where = hint(error) if hint else ""
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{shown(estimator)} {what}{where}: {kind}{error}") from error
+
+
+def suspect(rows: PooledRows, names: Sequence[Any]) -> Callable[[Exception], str]:
+    """Return what says where rows lack values or hold text, if an error is of that."""
+
+    def where(error: Exception) -> str:
+        X = rows.X if isinstance(rows.X, pd.DataFrame) else np.asarray(rows.X)
+        X = pd.DataFrame(X.reshape(len(X), -1)) if isinstance(X, np.ndarray) else X
+        bad, what = X.isna(), "a missing value"
+        if "convert" in str(error):
+            bad, what = ~bad & X.apply(pd.to_numeric, errors="coerce").isna(), "text"
+        elif "inf" in str(error) and not bad.to_numpy().any():
+            bad, what = X.select_dtypes("number").abs() == np.inf, "infinity"
+        lines = bad.to_numpy().any(axis=1)
+        if not lines.any():
+            return ""
+        row = int(lines.argmax())
+        task = int(np.searchsorted(rows.offsets, row, side="right")) - 1
+        place = f"task {names[task]!r}, row {row - rows.offsets[task]}"
+        return f" (there is {what} in {place})"
+
+    return where
+
+
+class InnerClassifier:
+    """A fitted classifier as the model of one task.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted to labels.
+    present : ndarray
+        The labels it was fitted to, sorted.
+    classes : ndarray
+        All labels that can be asked for, sorted; probabilities are of them.
+    fitted_to : str
+        Its training rows in words, for messages.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        present: NDArray[Any],
+        classes: NDArray[Any],
+        fitted_to: str,
+    ) -> None:
+        self.estimator = estimator
+        self.columns = np.searchsorted(classes, present)
+        self.classes = classes
+        self.fitted_to = fitted_to
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return positions in `classes`."""
+        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+            labels = self.estimator.predict(X)
+        return np.searchsorted(self.classes, labels)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities of all classes, 0 of those that were not fitted to."""
+        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+            of_present = self.estimator.predict_proba(X)
+        proba = np.zeros((len(of_present), len(self.classes)))
+        proba[:, self.columns] = of_present
+        return proba
+
+
+class InnerRegressor:
+    """A fitted regressor as the model of one task.
+
+    Parameters
+    ----------
+    estimator : regressor
+        Fitted to targets.
+    n_outputs : int or None
+        Number of targets; None if there is one and it has no axis of its own.
+    fitted_to : str
+        Its training rows in words, for messages.
+    """
+
+    def __init__(self, estimator: Any, n_outputs: int | None, fitted_to: str) -> None:
+        self.estimator = estimator
+        self.n_outputs = n_outputs
+        self.fitted_to = fitted_to
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return targets."""
+        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+            y = np.asarray(self.estimator.predict(X), dtype=np.float64)
+        if not np.isfinite(y).all():
+            raise ValueError(
+                f"{shown(self.estimator)} fitted to {self.fitted_to} predicts numbers "
+                "that are not finite. Check the scale of X and y."
+            )
+        return y.reshape(len(y)) if self.n_outputs is None else y.reshape(len(y), -1)
+
+
+class Constant:
+    """The model of a task whose support rows are all of one class."""
+
+    def __init__(self, code: int, n_classes: int) -> None:
+        self.code = code
+        self.n_classes = n_classes
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Return that class for every row."""
+        return np.full(len(X), self.code)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probability 1 of that class."""
+        return np.eye(self.n_classes)[self.predict(X)]
+
+
+class ClassMeans:
+    """Nearest class mean among the outputs of a classifier for other classes.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted to the meta-training classes.
+    outputs : ndarray of shape (S, n_outputs)
+        What it gives for the support rows.
+    codes : ndarray of shape (S,)
+        Their ways.
+    """
+
+    def __init__(
+        self, estimator: Any, outputs: NDArray[np.float64], codes: NDArray[np.int64]
+    ) -> None:
+        self.estimator = estimator
+        self.means = class_means(outputs, codes)
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Return the way whose mean is nearest."""
+        return self._distances(X).argmin(1)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return a softmax of negative squared distances."""
+        return softmax(-self._distances(X), axis=1)
+
+    def _distances(self, X: Any) -> NDArray[np.float64]:
+        return cdist(class_outputs(self.estimator, X), self.means, "sqeuclidean")
+
+
+def class_means(
+    outputs: NDArray[np.float64], codes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the mean of the rows of each way, (n_ways, n_outputs)."""
+    return np.stack([outputs[codes == way].mean(0) for way in range(codes.max() + 1)])
+
+
+def class_outputs(estimator: Any, X: Any) -> NDArray[np.float64]:
+    """Return decision values or log-probabilities of a fitted classifier, 2d."""
+    with explained(estimator, "cannot predict"):
+        if hasattr(estimator, "decision_function"):
+            outputs = np.asarray(estimator.decision_function(X), dtype=np.float64)
+        else:
+            proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+            outputs = np.log(proba.clip(LEAST_PROBABILITY))
+    return outputs.reshape(len(outputs), -1)
