@@ -141,7 +141,9 @@ def test_omniglot_tests_the_best_weights(script):
 
 def test_omniglot_judges_as_adapt_and_predict_do(script):
     train, new = digits_as_characters()
-    meta = ProtoNetClassifier(max_iter=3, n_way=3, n_shot=2, random_state=0).fit(train)
+    meta = ProtoNetClassifier(
+        max_iter=3, n_way=3, n_shot=2, random_state=0, device="cpu"
+    ).fit(train)
     spec = EpisodeSpec(n_shot=2, n_query=6, n_way=2, per_class=True)
     judge = script("omniglot").Judge(new, spec, 5, seed=0)
     X, y = new.X, new.y
