@@ -20,7 +20,7 @@ from sklmeta.inspection._estimators import (
 from sklmeta.inspection._plotting import curve_names, dress, legend_above, new_axes
 from sklmeta.inspection._rows import episode_rows
 from sklmeta.model_selection._protocol import EpisodeProtocol
-from sklmeta.tasks import TaskSet
+from sklmeta.tasks import Task, TaskSet
 
 __all__ = ["AdaptationDisplay"]
 
@@ -124,8 +124,8 @@ class AdaptationDisplay:
             A fitted regressor, or a fitted pipeline or search of one. It is left as it
             is, `adapted_` included.
         task : Task, TaskSet of one task, or (X, y) pair
-            A task of one feature. Its `support` mask, if it has one, says which rows
-            are adapted to.
+            A task of one feature. It is adapted to the rows that `evaluate` takes
+            first, of the task's `support` mask if it has one.
         n_shot : int, default=5
             Rows adapted to.
         support_order : {"random", "first"}, default="random"
@@ -236,22 +236,22 @@ class AdaptationDisplay:
         )
         drawn = protocol.draw(_one_task(task), False)
         support, query = episode_rows(drawn, 0)
+        rows = {
+            "x_support": _one_feature(support[0]),
+            "y_support": _one_output(support[1]),
+            "x_query": _one_feature(query[0]),
+            "y_query": _one_output(query[1]),
+        }
         x = _one_feature(drawn.rows.X)
-        grid = np.linspace(x.min(), x.max(), grid_resolution)
-        X_grid: Any = grid[:, None]
-        if isinstance(support[0], pd.DataFrame):
-            X_grid = pd.DataFrame(X_grid, columns=support[0].columns)
+        x_grid = np.linspace(x.min(), x.max(), grid_resolution)
+        X_grid, feature_name = _like(support[0], x_grid)
+        models = [adapted(one, *support) for one in estimators.values()]
         display = cls(
-            x_grid=grid,
-            predictions=[
-                adapted(one, *support).predict(X_grid) for one in estimators.values()
-            ],
+            x_grid=x_grid,
+            predictions=[model.predict(X_grid) for model in models],
             names=list(estimators),
-            x_support=_one_feature(support[0]),
-            y_support=_one_output(support[1]),
-            x_query=_one_feature(query[0]),
-            y_query=_one_output(query[1]),
-            feature_name=str(getattr(support[0], "columns", ["x"])[0]),
+            **rows,
+            feature_name=feature_name,
         )
         return display.plot(ax, name=name, **line_kw)
 
@@ -320,7 +320,9 @@ def _refuse_other_than_regressor(estimator: Any) -> None:
 
 
 def _one_task(task: Any) -> TaskSet:
-    """Return a TaskSet of one task."""
+    """Return a TaskSet of one task, which keeps the name its support rows hang on."""
+    if isinstance(task, Task):
+        return TaskSet._of_pool(task._pool, "shared")[[task._position]]
     tasks = task if isinstance(task, TaskSet) else TaskSet([task])
     if len(tasks) != 1:
         raise TypeError(
@@ -328,6 +330,13 @@ def _one_task(task: Any) -> TaskSet:
             "tasks[0]."
         )
     return tasks
+
+
+def _like(X: Any, x_grid: NDArray[Any]) -> tuple[Any, str]:
+    """Return a column in the container of rows, and its name."""
+    if isinstance(X, pd.DataFrame):
+        return pd.DataFrame(x_grid[:, None], columns=X.columns), str(X.columns[0])
+    return x_grid[:, None], "x"
 
 
 def _one_feature(X: Any) -> NDArray[Any]:
