@@ -13,7 +13,7 @@ __all__ = ["Interval", "mean_interval", "unit_means"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its interval; NaN ends where there is one value."""
+    """Mean of n values and the ends of its interval; NaN ends of a single value."""
 
     mean: float
     low: float
@@ -23,7 +23,8 @@ class Interval:
 
 def mean_interval(values: NDArray[np.float64], confidence: float) -> Interval:
     """Return the mean of independent values and its Student's t interval."""
-    n, mean = len(values), float(np.mean(values))
+    n = len(values)
+    mean = float(np.mean(values)) if n else np.nan
     if n < 2:
         return Interval(mean, np.nan, np.nan, n)
     error = np.std(values, ddof=1) / np.sqrt(n)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils.parallel import Parallel, delayed
 
 from sklmeta._meta_training import representative
 from sklmeta._task import TaskPool
@@ -18,11 +24,22 @@ from sklmeta.model_selection._metrics import (
     NeedsProbabilities,
     with_known_needs,
 )
-from sklmeta.model_selection._predictions import episode_predictions, label_kind
+from sklmeta.model_selection._predictions import (
+    episode_predictions,
+    episodes_at_once,
+    label_kind,
+)
 from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
 from sklmeta.tasks import ClassPool, TaskSet
 
-__all__ = ["classifies", "draw_for", "renamed", "score_episodes", "warn_of_undefined"]
+__all__ = [
+    "classifies",
+    "draw_for",
+    "one_thread",
+    "score_episodes",
+    "shared_out",
+    "warn_of_undefined",
+]
 
 
 def classifies(estimator: Any) -> bool:
@@ -105,9 +122,43 @@ def warn_of_undefined(
             )
 
 
-def renamed(error: Exception, where: str) -> Exception:
-    """Return an error of the same kind whose message says first where it was."""
+def shared_out(
+    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], n_jobs: int | None
+) -> NDArray[np.float64]:
+    """Score parts of the episodes in processes of their own, where there are several.
+
+    Parts end where one process would begin its next block of episodes, so that numbers
+    are the same.
+    """
+    block = episodes_at_once(estimator)
+    n_blocks = -(-len(drawn) // block)
+    n_parts = min(n_blocks, effective_n_jobs(n_jobs))
+    if n_parts < 2:
+        return score_episodes(estimator, drawn, metrics)
+    ends = np.linspace(0, n_blocks, n_parts + 1).round().astype(int) * block
+    parts = Parallel(n_jobs=n_jobs)(
+        delayed(_scored_elsewhere)(estimator, drawn[start:stop], metrics, os.getpid())
+        for start, stop in pairwise(ends)
+    )
+    return np.concatenate(parts)
+
+
+def _scored_elsewhere(
+    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], caller: int
+) -> NDArray[np.float64]:
+    with one_thread(caller):
+        return score_episodes(estimator, drawn, metrics)
+
+
+@contextmanager
+def one_thread(caller: int) -> Iterator[None]:
+    """Compute on one thread in processes beside the caller's, so that they share."""
+    before = torch.get_num_threads()
+    elsewhere = os.getpid() != caller
+    if elsewhere:
+        torch.set_num_threads(1)
     try:
-        return type(error)(f"{where}: {error}")
-    except TypeError:  # made of something else than a message
-        return RuntimeError(f"{where}: {type(error).__name__}: {error}")
+        yield
+    finally:
+        if elsewhere:
+            torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 
 from sklmeta._pooling import take_rows
+from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._predictions import EpisodePrediction
 from sklmeta.model_selection._protocol import DrawnEpisodes
 
@@ -72,7 +73,7 @@ def as_metrics(metric: Any, classifies: bool) -> list[Metric]:
         metric = "accuracy" if classifies else "rmse"
     if isinstance(metric, Mapping):
         found = [as_metric(one, classifies, str(name)) for name, one in metric.items()]
-    elif isinstance(metric, (list, tuple, set)):
+    elif isinstance(metric, (list, tuple)):
         found = [as_metric(one, classifies) for one in metric]
     else:
         found = [as_metric(metric, classifies)]
@@ -101,6 +102,11 @@ def as_metric(
         raise TypeError(
             "metric must be a name, a scorer, a function (estimator, X, y) or a metric "
             f"function (y_true, y_pred), got {metric!r}."
+        )
+    if getattr(metric, "draws_episodes", False):
+        raise TypeError(
+            f"metric is an episode scorer, {metric!r}, which draws episodes itself. "
+            "Give its metric, and its episodes as parameters."
         )
     label = name or getattr(metric, "__name__", None) or repr(metric)
     if _takes_estimator(metric):
@@ -164,7 +170,8 @@ def with_known_needs(
         if metric.needs is None:
             needs = "predict"
             try:
-                metric.compute([_made_up(drawn, classifies)], drawn[:1])
+                made_up = _made_up(drawn, classifies)
+                metric.compute([made_up], drawn[:1])
             except NeedsProbabilities:
                 needs = "predict_proba"
             except Exception:
@@ -241,9 +248,8 @@ def _of_scorer(
             try:
                 values[e] = scorer(stand_in(given), X, given.y_true)
             except (ValueError, TypeError) as error:
-                raise type(error)(
-                    f"metric {name!r} fails on {drawn.label(e)}: {error}"
-                ) from error
+                where = f"metric {name!r} fails on {drawn.label(e)}"
+                raise renamed(error, where) from error
         return values
 
     return compute

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,22 +18,23 @@ import torch
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklmeta import _leakage
 from sklmeta._checks import diverged, finite_rows
 from sklmeta._episodes import VALUES_SCORED_AT_ONCE
 from sklmeta._parameters import resolve_device
-from sklmeta._pooling import as_container, take_rows
+from sklmeta._pooling import take_rows
 from sklmeta._preparation import Preparation
 from sklmeta._scores import episode_outputs
-from sklmeta._task import TaskPool
+from sklmeta._task_rows import with_rows
 from sklmeta.engine.batches import similar_sizes
 from sklmeta.engine.episodes import gather
 from sklmeta.engine.inference import embedded
 from sklmeta.engine.pool import RowPool
 from sklmeta.exceptions import MetaTrainingError
+from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._protocol import DrawnEpisodes
-from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = ["EpisodePrediction", "episode_predictions", "episodes_at_once", "label_kind"]
 
@@ -104,7 +105,7 @@ def episode_predictions(
         drawn = _transformed(estimator, drawn)
         yield from episode_predictions(estimator.steps[-1][1], drawn, response)
     elif not hasattr(estimator, "adapt"):
-        raise TypeError(_NO_ADAPT.format(type(estimator).__name__))
+        raise TypeError(_why_not(estimator))
     else:
         check_is_fitted(estimator)
         if hasattr(estimator, "_seen_tasks"):
@@ -114,11 +115,19 @@ def episode_predictions(
         yield from give(estimator, drawn, response)
 
 
-_NO_ADAPT = (
-    "A {0} cannot adapt to tasks: it has no adapt. Give a meta-learner, or put the "
-    "estimator under the same contract as PooledClassifier(...) or "
-    "PerTaskClassifier(...) (regressors: PooledRegressor, PerTaskRegressor)."
-)
+def _why_not(estimator: Any) -> str:
+    """Say why an estimator cannot be judged on episodes."""
+    name = type(estimator).__name__
+    if hasattr(estimator, "cv_results_"):
+        return (
+            f"This {name} was fitted with refit=False and has no best_estimator_. Fit "
+            "it with refit=True, or with the name of a metric."
+        )
+    return (
+        f"A {name} cannot adapt to tasks: it has no adapt. Give a meta-learner, or put "
+        "the estimator under the same contract as PooledClassifier(...) or "
+        "PerTaskClassifier(...) (regressors: PooledRegressor, PerTaskRegressor)."
+    )
 
 
 def label_kind(estimator: Any) -> str | None:
@@ -152,18 +161,15 @@ def _transformed(pipeline: Pipeline, drawn: DrawnEpisodes) -> DrawnEpisodes:
     """Return the episodes with rows as the pipeline's last step sees them."""
     if len(pipeline.steps) == 1:
         return drawn
-    rows = drawn.rows
-    X = as_container(pipeline[:-1].transform(rows.X), "After the pipeline's steps: ")
-    if len(X) != len(rows.y):
+    X = drawn.rows.X
+    moved = pipeline[:-1].transform(X.numpy() if isinstance(X, Tensor) else X)
+    if moved.shape[0] != len(drawn.rows.y):
         raise ValueError(
-            f"The pipeline's steps made {len(X)} rows of {len(rows.y)}. Transformers "
-            "of a pipeline must keep every row; drop rows before making tasks."
+            f"The pipeline's steps made {moved.shape[0]} rows of {len(drawn.rows.y)}. "
+            "Transformers of a pipeline must keep every row; drop rows before making "
+            "tasks."
         )
-    rows, tasks = replace(rows, X=X), drawn.tasks
-    if isinstance(tasks, ClassPool):
-        return drawn.with_tasks(ClassPool._of_rows(rows))
-    pool = TaskPool(rows, tasks.names, tasks.named)
-    return drawn.with_tasks(TaskSet._of_pool(pool, tasks.labels))
+    return drawn.with_tasks(with_rows(drawn.tasks, moved))
 
 
 # Torch learners: many episodes at once ---------------------------------------------
@@ -243,9 +249,10 @@ def _one_by_one(
         support, query = drawn.support_rows(episode), drawn.query_rows(episode)
         try:
             adapted = adapt(take_rows(X, support), y[support])
-            yield _predicted(adapted, take_rows(X, query), y[query], response)
+            found = _predicted(adapted, take_rows(X, query), y[query], response)
         except (ValueError, MetaTrainingError) as error:
-            raise type(error)(f"In {drawn.label(episode)}: {error}") from error
+            raise renamed(error, drawn.label(episode)) from error
+        yield found
 
 
 def _predicted(
@@ -266,7 +273,9 @@ def _predicted(
             f"The metric needs probabilities, and {type(adapted).__name__} has no "
             "predict_proba. Choose another metric, or an estimator with probabilities."
         )
-    return EpisodePrediction(y_true, y_pred, classes, adapted.predict_proba(X))
+    return EpisodePrediction(
+        y_true, y_pred, np.asarray(classes), np.asarray(adapted.predict_proba(X))
+    )
 
 
 def refuse_without_std(adapted: Any) -> None:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
-from joblib import effective_n_jobs
-from numpy.typing import NDArray
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from sklmeta._meta_training import representative
@@ -25,12 +14,20 @@ from sklmeta._parameters import check_fraction
 from sklmeta.model_selection._judging import (
     classifies,
     draw_for,
-    renamed,
-    score_episodes,
+    shared_out,
     warn_of_undefined,
 )
-from sklmeta.model_selection._metrics import Metric, as_metrics
-from sklmeta.model_selection._predictions import episodes_at_once
+from sklmeta.model_selection._methods import (
+    check_methods,
+    checked_reference,
+    folds_of,
+    in_words,
+    is_fitted,
+    joined_frame,
+    judge_all,
+    score_frame,
+)
+from sklmeta.model_selection._metrics import as_metrics
 from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
 from sklmeta.model_selection._results import Comparison, Evaluation
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
@@ -86,7 +83,8 @@ def evaluate(
     confidence : float, default=0.95
         Level of the interval.
     n_jobs : int, default=None
-        Processes that share the episodes.
+        Processes that share the episodes, each on one thread; worth it where
+        adapting takes long.
     verbose : int, default=0
         Print a line at the end if not 0.
 
@@ -139,13 +137,13 @@ def evaluate(
     metrics = as_metrics(metric, labels)
     start = time.perf_counter()
     drawn = draw_for([estimator], tasks, protocol, labels)
-    scores = _shared_out(estimator, drawn, metrics, n_jobs)
+    scores = shared_out(estimator, drawn, metrics, n_jobs)
     warn_of_undefined(scores, metrics, stacklevel=2)
     if verbose:
         seconds = time.perf_counter() - start
         print(f"evaluate: {len(drawn)} episodes in {seconds:.1f} s", flush=True)
     return Evaluation(
-        _frame(drawn, metrics, scores), drawn.unit, confidence, in_words([drawn])
+        score_frame(drawn, metrics, scores), drawn.unit, confidence, in_words([drawn])
     )
 
 
@@ -206,7 +204,7 @@ def compare(
     confidence : float, default=0.95
         Level of the intervals.
     n_jobs : int, default=None
-        Processes that share methods and folds.
+        Processes that share methods and folds, each on one thread.
     verbose : int, default=0
         Print a line for each finished method and fold if not 0.
 
@@ -256,266 +254,25 @@ def compare(
         n_shot, n_query, n_way, n_episodes, support_order, small_tasks, random_state
     )
     check_fraction("confidence", confidence)
-    labels = _checked_methods(estimators, train_tasks, cv)
-    reference = _checked_reference(reference, estimators)
+    labels = check_methods(estimators, train_tasks, cv)
+    reference = checked_reference(reference, estimators)
     metrics = as_metrics(metric, labels)
     tasks = representative(as_tasks(tasks), int(random_state))
-    known = [one for one in estimators.values() if cv is None and _is_fitted(one)]
+    known = [one for one in estimators.values() if cv is None and is_fitted(one)]
     if cv is not None and isinstance(tasks, TaskSet):
         protocol = protocol.with_episodes(tasks)  # as many of each task as without
 
     def draw(own: TaskSet | ClassPool, train: Any) -> DrawnEpisodes:
         return draw_for(known, own, protocol, labels, train)
 
-    folds = _folds(tasks, cv, train_tasks, draw)
-    found = _judge_all(estimators, folds, metrics, n_jobs, verbose)
+    folds = folds_of(tasks, cv, train_tasks, draw)
+    found = judge_all(estimators, folds, metrics, n_jobs, verbose)
     warn_of_undefined(np.concatenate(found), metrics, stacklevel=2)
     return Comparison(
-        _collected(list(estimators), folds, found, metrics),
+        joined_frame(list(estimators), folds, found, metrics),
         folds[0].drawn.unit,
         confidence,
         in_words([fold.drawn for fold in folds]),
         reference,
         {metric.name: metric.greater_is_better for metric in metrics},
     )
-
-
-# One estimator -------------------------------------------------------------------
-
-
-def _shared_out(
-    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], n_jobs: int | None
-) -> NDArray[np.float64]:
-    """Score parts of the episodes in processes of their own, where there are several.
-
-    Parts end where one process would begin its next block of episodes, so that numbers
-    are the same.
-    """
-    block = episodes_at_once(estimator)
-    n_blocks = -(-len(drawn) // block)
-    n_parts = min(n_blocks, effective_n_jobs(n_jobs))
-    if n_parts < 2:
-        return score_episodes(estimator, drawn, metrics)
-    ends = np.linspace(0, n_blocks, n_parts + 1).round().astype(int) * block
-    parts = Parallel(n_jobs=n_jobs)(
-        delayed(_scored_elsewhere)(estimator, drawn[start:stop], metrics, os.getpid())
-        for start, stop in pairwise(ends)
-    )
-    return np.concatenate(parts)
-
-
-def _scored_elsewhere(
-    estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], caller: int
-) -> NDArray[np.float64]:
-    with _one_thread(caller):
-        return score_episodes(estimator, drawn, metrics)
-
-
-@contextmanager
-def _one_thread(caller: int) -> Iterator[None]:
-    """Compute on one thread in processes beside the caller's, so that they share."""
-    before = torch.get_num_threads()
-    elsewhere = os.getpid() != caller
-    if elsewhere:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if elsewhere:
-            torch.set_num_threads(before)
-
-
-def _frame(
-    drawn: DrawnEpisodes,
-    metrics: Sequence[Metric],
-    scores: NDArray[np.float64],
-    **first: Any,
-) -> pd.DataFrame:
-    """Return scores (B, n_metrics) with one row per metric and episode."""
-    n = len(metrics)
-    tasks = pd.Series(drawn.names, dtype=object)
-    return pd.DataFrame(
-        {
-            **first,
-            "task": pd.concat([tasks] * n, ignore_index=True).infer_objects(),
-            "episode": np.tile(drawn.number, n),
-            "metric": np.repeat([metric.name for metric in metrics], len(drawn)),
-            "score": scores.T.ravel(),
-        }
-    )
-
-
-def in_words(folds: Sequence[DrawnEpisodes]) -> str:
-    """Return what was judged, such as "13 tasks, 16 episodes each"."""
-    n_episodes = sum(map(len, folds))
-    if folds[0].unit == "episode":
-        ways = np.concatenate([fold.n_way for fold in folds])
-        low, high = ways.min(), ways.max()
-        return f"{n_episodes} episodes of {_range(low, high)} classes"
-    n_tasks = sum(len(np.unique(fold.task)) for fold in folds)
-    each = n_episodes // n_tasks
-    tasks = f"{n_tasks} task{'s' if n_tasks > 1 else ''}"
-    return f"{tasks}, {each} episode{'s' if each > 1 else ''} each"
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-# Several estimators --------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """Episodes to judge on, and what to fit to."""
-
-    drawn: DrawnEpisodes
-    train: Any
-    refit: bool = False  # even what is fitted already
-    number: int | None = None
-
-
-def _checked_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
-    """Refuse what cannot be compared; return whether labels are predicted."""
-    if not isinstance(estimators, Mapping):
-        raise TypeError(
-            "estimators must be a dict of names and estimators, got "
-            f"{type(estimators).__name__}."
-        )
-    if not estimators:
-        raise ValueError("estimators is empty; give at least one method.")
-    if train_tasks is not None and cv is not None:
-        raise ValueError(
-            "Got train_tasks and cv, which both say what estimators are fitted to. "
-            "Give train_tasks to judge on tasks, or cv to split tasks."
-        )
-    kinds = {}
-    for name, estimator in estimators.items():
-        try:
-            kinds[name] = classifies(estimator)
-            fitted = _is_fitted(estimator)
-        except TypeError as error:
-            raise renamed(error, f"Method {name!r}") from error
-        if not fitted and train_tasks is None and cv is None:
-            raise ValueError(
-                f"Method {name!r} is not fitted, and there is nothing to fit it to. "
-                "Give train_tasks=, or cv= (such as TaskKFold(5)) to split tasks, or "
-                "fit it first."
-            )
-    if len(set(kinds.values())) > 1:
-        raise ValueError(
-            "Classifiers and regressors cannot be compared: "
-            f"{[name for name, is_one in kinds.items() if is_one]} are classifiers."
-        )
-    return next(iter(kinds.values()))
-
-
-def _is_fitted(estimator: Any) -> bool:
-    try:
-        check_is_fitted(estimator)
-    except NotFittedError:
-        return False
-    return True
-
-
-def _checked_reference(reference: str | None, estimators: Mapping[str, Any]) -> str:
-    if reference is None:
-        return list(estimators)[-1]
-    if reference not in estimators:
-        raise ValueError(
-            f"reference={reference!r} is none of the methods {list(estimators)}."
-        )
-    return reference
-
-
-def _folds(
-    tasks: TaskSet | ClassPool,
-    cv: Any,
-    train_tasks: Any,
-    draw: Callable[[TaskSet | ClassPool, Any], DrawnEpisodes],
-) -> list[_Fold]:
-    """Return the folds with their episodes; one without `cv`."""
-    if cv is None:
-        train = None if train_tasks is None else as_tasks(train_tasks)
-        return [_Fold(draw(tasks, train), train)]
-    if not hasattr(cv, "split"):
-        raise TypeError(
-            f"cv must be a splitter over tasks, such as TaskKFold(5), got {cv!r}."
-        )
-    splits = list(cv.split(tasks))
-    tests = np.concatenate([test for _, test in splits])
-    times = np.bincount(tests, minlength=len(tasks))
-    if (times != 1).any():
-        raise ValueError(
-            f"cv={cv!r} judges some tasks {times.min()} times and some {times.max()} "
-            "times; intervals over tasks need each exactly once. Use TaskKFold or "
-            "LeaveOneTaskOut."
-        )
-    return [
-        _Fold(draw(tasks[test], tasks[train]), tasks[train], True, number)
-        for number, (train, test) in enumerate(splits)
-    ]
-
-
-def _judge_all(
-    estimators: Mapping[str, Any],
-    folds: Sequence[_Fold],
-    metrics: Sequence[Metric],
-    n_jobs: int | None,
-    verbose: int,
-) -> list[NDArray[np.float64]]:
-    """Return the scores of every method on every fold, method after method."""
-    return Parallel(n_jobs=n_jobs)(
-        delayed(_fit_and_score)(name, one, fold, metrics, verbose, os.getpid())
-        for name, one in estimators.items()
-        for fold in folds
-    )
-
-
-def _fit_and_score(
-    name: str,
-    estimator: Any,
-    fold: _Fold,
-    metrics: Sequence[Metric],
-    verbose: int,
-    caller: int,
-) -> NDArray[np.float64]:
-    """Fit a clone if need be, and score it on the episodes of a fold."""
-    what = f"Method {name!r}"
-    if fold.number is not None:
-        what += f", fold {fold.number}"
-    start = time.perf_counter()
-    with _one_thread(caller):
-        try:
-            if fold.refit or not _is_fitted(estimator):
-                estimator = clone(estimator).fit(fold.train)
-        except Exception as error:
-            raise renamed(error, f"{what} fails in fit") from error
-        between = time.perf_counter()
-        try:
-            scores = score_episodes(estimator, fold.drawn, metrics)
-        except Exception as error:
-            raise renamed(error, f"{what} fails in scoring") from error
-    if verbose:
-        seconds = between - start, time.perf_counter() - between
-        times = f"fitted in {seconds[0]:.1f} s, scored in {seconds[1]:.1f} s"
-        print(f"compare: {what[0].lower()}{what[1:]}: {times}", flush=True)
-    return scores
-
-
-def _collected(
-    names: Sequence[str],
-    folds: Sequence[_Fold],
-    found: Sequence[NDArray[np.float64]],
-    metrics: Sequence[Metric],
-) -> pd.DataFrame:
-    """Return the scores of all methods and folds as one frame."""
-    scores = iter(found)
-    frames = []
-    for name in names:
-        for fold in folds:
-            first: dict[str, Any] = {"method": name}
-            if fold.number is not None:
-                first["fold"] = fold.number
-            frames.append(_frame(fold.drawn, metrics, next(scores), **first))
-    return pd.concat(frames, ignore_index=True)

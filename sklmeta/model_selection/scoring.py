@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -72,6 +72,8 @@ class EpisodeScorer:
     make_episode_scorer('log_loss', n_shot=1)
     """
 
+    draws_episodes: ClassVar[bool] = True
+
     metric: Any = None
     n_shot: Any = 5
     n_query: Any = None
@@ -88,7 +90,7 @@ class EpisodeScorer:
         metrics = self.metric
         if isinstance(metrics, Mapping):
             metrics = list(metrics.values())
-        elif not isinstance(metrics, (list, tuple, set)):
+        elif not isinstance(metrics, (list, tuple)):
             metrics = [metrics]
         for metric in metrics:
             _check_metric(metric)
@@ -140,7 +142,7 @@ class EpisodeScorer:
             * float(np.nanmean(unit_means(column, drawn.units)))
             for metric, column in zip(metrics, scores.T, strict=True)
         }
-        several = isinstance(self.metric, (Mapping, list, tuple, set))
+        several = isinstance(self.metric, (Mapping, list, tuple))
         return values if several else values.popitem()[1]
 
     def get_metadata_routing(self) -> MetadataRequest:

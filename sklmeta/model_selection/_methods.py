@@ -1,0 +1,243 @@
+"""Methods to compare: checked, fitted fold by fold, scored, and put in one table."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
+
+from sklmeta.model_selection._errors import renamed
+from sklmeta.model_selection._judging import classifies, one_thread, score_episodes
+from sklmeta.model_selection._metrics import Metric
+from sklmeta.model_selection._protocol import DrawnEpisodes
+from sklmeta.tasks import ClassPool, TaskSet, as_tasks
+
+__all__ = [
+    "Fold",
+    "check_methods",
+    "checked_reference",
+    "folds_of",
+    "in_words",
+    "is_fitted",
+    "joined_frame",
+    "judge_all",
+    "score_frame",
+]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Episodes to judge on, and what to fit to."""
+
+    drawn: DrawnEpisodes
+    train: Any
+    refit: bool = False  # even what is fitted already
+    number: int | None = None
+
+
+def check_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
+    """Refuse what cannot be compared; return whether labels are predicted."""
+    if not isinstance(estimators, Mapping):
+        raise TypeError(
+            "estimators must be a dict of names and estimators, got "
+            f"{type(estimators).__name__}."
+        )
+    if not estimators:
+        raise ValueError("estimators is empty; give at least one method.")
+    if train_tasks is not None and cv is not None:
+        raise ValueError(
+            "Got train_tasks and cv, which both say what estimators are fitted to. "
+            "Give train_tasks to judge on tasks, or cv to split tasks."
+        )
+    kinds = {}
+    for name, estimator in estimators.items():
+        try:
+            kinds[name] = classifies(estimator)
+            fitted = is_fitted(estimator)
+        except TypeError as error:
+            raise renamed(error, f"Method {name!r}") from error
+        if not fitted and train_tasks is None and cv is None:
+            raise ValueError(
+                f"Method {name!r} is not fitted, and there is nothing to fit it to. "
+                "Give train_tasks=, or cv= (such as TaskKFold(5)) to split tasks, or "
+                "fit it first."
+            )
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            "Classifiers and regressors cannot be compared: "
+            f"{[name for name, is_one in kinds.items() if is_one]} are classifiers."
+        )
+    return next(iter(kinds.values()))
+
+
+def is_fitted(estimator: Any) -> bool:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
+
+
+def checked_reference(reference: str | None, estimators: Mapping[str, Any]) -> str:
+    if reference is None:
+        return list(estimators)[-1]
+    if reference not in estimators:
+        raise ValueError(
+            f"reference={reference!r} is none of the methods {list(estimators)}."
+        )
+    return reference
+
+
+def folds_of(
+    tasks: TaskSet | ClassPool,
+    cv: Any,
+    train_tasks: Any,
+    draw: Callable[[TaskSet | ClassPool, Any], DrawnEpisodes],
+) -> list[Fold]:
+    """Return the folds with their episodes; one without `cv`."""
+    if cv is None:
+        train = None if train_tasks is None else as_tasks(train_tasks)
+        return [Fold(draw(tasks, train), train)]
+    if not hasattr(cv, "split"):
+        raise TypeError(
+            f"cv must be a splitter over tasks, such as TaskKFold(5), got {cv!r}."
+        )
+    splits = list(cv.split(tasks))
+    tests = np.concatenate([test for _, test in splits])
+    times = np.bincount(tests, minlength=len(tasks))
+    if (times != 1).any():
+        raise ValueError(
+            f"cv={cv!r} judges some tasks {times.min()} times and some {times.max()} "
+            "times; intervals over tasks need each exactly once. Use TaskKFold or "
+            "LeaveOneTaskOut."
+        )
+    return [
+        Fold(draw(tasks[test], tasks[train]), tasks[train], True, number)
+        for number, (train, test) in enumerate(splits)
+    ]
+
+
+_PIPELINE_HINT = (
+    " (scikit-learn's Pipeline hands tasks to transformers of rows: use "
+    "make_meta_pipeline, which knows both)"
+)
+
+
+def _is_stock_pipeline(estimator: Any) -> bool:
+    return isinstance(estimator, Pipeline) and not hasattr(estimator, "adapt")
+
+
+def judge_all(
+    estimators: Mapping[str, Any],
+    folds: Sequence[Fold],
+    metrics: Sequence[Metric],
+    n_jobs: int | None,
+    verbose: int,
+) -> list[NDArray[np.float64]]:
+    """Return the scores of every method on every fold, method after method."""
+    return Parallel(n_jobs=n_jobs)(
+        delayed(_fit_and_score)(name, one, fold, metrics, verbose, os.getpid())
+        for name, one in estimators.items()
+        for fold in folds
+    )
+
+
+def _fit_and_score(
+    name: str,
+    estimator: Any,
+    fold: Fold,
+    metrics: Sequence[Metric],
+    verbose: int,
+    caller: int,
+) -> NDArray[np.float64]:
+    """Fit a clone if need be, and score it on the episodes of a fold."""
+    what = f"Method {name!r}"
+    if fold.number is not None:
+        what += f", fold {fold.number}"
+    start = time.perf_counter()
+    with one_thread(caller):
+        try:
+            if fold.refit or not is_fitted(estimator):
+                estimator = clone(estimator).fit(fold.train)
+        except Exception as error:
+            hint = _PIPELINE_HINT if _is_stock_pipeline(estimator) else ""
+            raise renamed(error, f"{what} fails in fit{hint}") from error
+        between = time.perf_counter()
+        try:
+            scores = score_episodes(estimator, fold.drawn, metrics)
+        except Exception as error:
+            raise renamed(error, f"{what} fails in scoring") from error
+    if verbose:
+        seconds = between - start, time.perf_counter() - between
+        times = f"fitted in {seconds[0]:.1f} s, scored in {seconds[1]:.1f} s"
+        print(f"compare: {what[0].lower()}{what[1:]}: {times}", flush=True)
+    return scores
+
+
+def joined_frame(
+    names: Sequence[str],
+    folds: Sequence[Fold],
+    found: Sequence[NDArray[np.float64]],
+    metrics: Sequence[Metric],
+) -> pd.DataFrame:
+    """Return the scores of all methods and folds as one frame."""
+    scores = iter(found)
+    frames = []
+    for name in names:
+        for fold in folds:
+            first: dict[str, Any] = {"method": name}
+            if fold.number is not None:
+                first["fold"] = fold.number
+            frames.append(score_frame(fold.drawn, metrics, next(scores), **first))
+    return pd.concat(frames, ignore_index=True)
+
+
+# Tables --------------------------------------------------------------------------
+
+
+def score_frame(
+    drawn: DrawnEpisodes,
+    metrics: Sequence[Metric],
+    scores: NDArray[np.float64],
+    **first: Any,
+) -> pd.DataFrame:
+    """Return scores (B, n_metrics) with one row per metric and episode."""
+    n = len(metrics)
+    tasks = pd.Series(drawn.names, dtype=object)
+    return pd.DataFrame(
+        {
+            **first,
+            "task": pd.concat([tasks] * n, ignore_index=True).infer_objects(),
+            "episode": np.tile(drawn.number, n),
+            "metric": np.repeat([metric.name for metric in metrics], len(drawn)),
+            "score": scores.T.ravel(),
+        }
+    )
+
+
+def in_words(folds: Sequence[DrawnEpisodes]) -> str:
+    """Return what was judged, such as "13 tasks, 16 episodes each"."""
+    n_episodes = sum(map(len, folds))
+    if folds[0].unit == "episode":
+        ways = np.concatenate([fold.n_way for fold in folds])
+        low, high = ways.min(), ways.max()
+        return f"{n_episodes} episodes of {_range(low, high)} classes"
+    n_tasks = sum(len(np.unique(fold.task)) for fold in folds)
+    each = n_episodes // n_tasks
+    tasks = f"{n_tasks} task{'s' if n_tasks > 1 else ''}"
+    return f"{tasks}, {each} episode{'s' if each > 1 else ''} each"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
