@@ -16,6 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_memory, validate_data
 
 from sklmeta._leakage import fingerprints
+from sklmeta._pooling import concat_rows, pool_rows
 from sklmeta._row_episodes import check_queries
 from sklmeta._task import TaskPool
 from sklmeta._task_rows import drawn_tasks
@@ -113,7 +114,7 @@ class FittedTransformers:
     def support_and_query(self, tasks: TaskSet, query_Xs: Any) -> tuple[TaskSet, list]:
         """Transform the support rows of tasks, and query rows of each."""
         check_queries(tasks, query_Xs)
-        queries = TaskSet((X, np.zeros(len(X))) for X in query_Xs)
+        queries = _unlabelled(query_Xs, tasks.names)
         for _, step in self.steps:
             if step is None:
                 continue
@@ -170,6 +171,17 @@ def unnamed(tasks: Any) -> Any:
         return tasks
     pool = TaskPool(tasks.rows(), tasks.names, np.zeros(len(tasks), dtype=bool))
     return TaskSet._of_pool(pool, tasks.labels)
+
+
+def _unlabelled(query_Xs: Sequence[Any], names: Sequence[Any]) -> TaskSet:
+    """Return query rows as tasks that have no targets yet."""
+    parts = [
+        pool_rows(X, np.zeros(len(X)), names=(name,))
+        for X, name in zip(query_Xs, names, strict=True)
+    ]
+    named = np.zeros(len(names), dtype=bool)
+    pool = TaskPool(concat_rows(parts, names), tuple(names), named)
+    return TaskSet._of_pool(pool, "shared")
 
 
 def _fitted_clone(step: TaskTransformer, tasks: Any) -> tuple[TaskTransformer, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 
-__all__ = ["check_steps", "refuse_changes", "step_params"]
+__all__ = ["check_steps", "refuse_changes", "refuse_without", "step_params"]
 
 
 def step_params(steps: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,6 +62,15 @@ def check_steps(steps: Any) -> None:
     for name, step in steps[:-1]:
         _check_transformer(name, step)
     _check_meta_learner(*steps[-1])
+
+
+def refuse_without(learner: Any, parameter: str) -> None:
+    """Refuse a parameter of `fit` that the meta-learner does not have."""
+    if parameter not in inspect.signature(learner.fit).parameters:
+        raise TypeError(
+            f"{parameter} were given, and {type(learner).__name__} takes none. Leave "
+            "them out."
+        )
 
 
 def _check_names(names: list[Any]) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from sklmeta import _leakage
-from sklmeta._fitted_transformers import FittedTransformers, unnamed
-from sklmeta._pipeline_steps import check_steps, refuse_changes, step_params
+from sklmeta._fitted_transformers import unnamed
+from sklmeta._learning_steps import LearningSteps
+from sklmeta._pipeline_steps import (
+    check_steps,
+    refuse_without,
+)
 from sklmeta._task_transformer import TaskTransformer
-from sklmeta.base import BaseMetaLearner, MetaClassifierMixin
+from sklmeta.base import BaseMetaLearner
 from sklmeta.model_selection._episode_tasks import (
     episode_tasks,
     episodes_of_tasks,
@@ -30,15 +31,11 @@ from sklmeta.tasks import ClassPool, Task, TaskSet, as_tasks
 __all__ = ["MetaPipeline", "TaskTransformer", "make_meta_pipeline"]
 
 
-def _gives_probabilities(pipeline: MetaPipeline) -> bool:
-    return hasattr(pipeline._last, "predict_proba")
-
-
 # Of transformers with `per_task`: each episode's rows are then transformed anew.
 EPISODES_AT_ONCE = 256
 
 
-class MetaPipeline(Pipeline):
+class MetaPipeline(LearningSteps):
     """Chain of row transformers that ends in a meta-learner.
 
     Fits on tasks in any form, as the meta-learner does: every transformer is fitted on
@@ -93,22 +90,11 @@ class MetaPipeline(Pipeline):
     (15,)
     """
 
-    steps: list[tuple[str, Any]]
     adapted_: Pipeline
-    _fitted: FittedTransformers
 
     __metadata_request__fit: ClassVar[dict[str, Any]] = {"groups": True}
     __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"groups": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"groups": True}
-
-    def __init__(
-        self,
-        steps: list[tuple[str, Any]],
-        *,
-        memory: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(steps, memory=memory, verbose=verbose)
 
     # Meta-training ---------------------------------------------------------------
 
@@ -152,18 +138,10 @@ class MetaPipeline(Pipeline):
         fitted, moved = self._fit_transformers(as_tasks(X, y, groups))
         options = {}
         if validation_tasks is not None:
+            refuse_without(self._last, "validation_tasks")
             held_out = fitted.transform_training(as_tasks(validation_tasks))
             options["validation_tasks"] = held_out
-        last, start = self._last._own_copy(), time.perf_counter()
-        try:
-            last.fit(unnamed(moved), **options)
-        except KeyboardInterrupt:
-            before = getattr(self._last, "learner_", None)
-            if getattr(last, "learner_", None) is not before:
-                self._install(fitted, last)  # what was learned until then
-            raise
-        self._say(len(self.steps), start)
-        return self._install(fitted, last)
+        return self._train("fit", fitted, moved, **options)
 
     @available_if(lambda self: hasattr(self._last, "partial_fit"))
     def partial_fit(
@@ -210,29 +188,7 @@ class MetaPipeline(Pipeline):
             seen = {**self._fitted.seen, **_leakage.fingerprints(tasks)}
             fitted = replace(self._fitted, seen=seen)
             moved = fitted.transform_training(tasks)
-        last = self._last._own_copy()
-        last.partial_fit(unnamed(moved), classes=classes)
-        return self._install(fitted, last)
-
-    def _fit_transformers(self, tasks: Any) -> tuple[FittedTransformers, Any]:
-        """Return fitted copies of the transformers, and the transformed tasks."""
-        return FittedTransformers.learn(self.steps[:-1], tasks, self.memory, self._say)
-
-    def _install(self, fitted: FittedTransformers, last: Any) -> Self:
-        """Set the fitted state, all at once and only when nothing failed."""
-        steps = fitted.installed(self.steps[:-1])
-        self._fitted = replace(fitted, params=step_params(steps))
-        self.steps = [*steps, (self.steps[-1][0], last)]
-        self.__dict__.pop("adapted_", None)
-        return self
-
-    def _say(self, number: int, start: float) -> None:
-        if self.verbose:
-            name, seconds = self.steps[number - 1][0], time.perf_counter() - start
-            print(
-                f"[MetaPipeline] (step {number} of {len(self.steps)}) "
-                f"fitted {name}, {seconds:.1f} s"
-            )
+        return self._train("partial_fit", fitted, moved, classes=classes)
 
     # Adapting and predicting -----------------------------------------------------
 
@@ -267,9 +223,27 @@ class MetaPipeline(Pipeline):
 
     _last_adapted = BaseMetaLearner._last_adapted
     predict = BaseMetaLearner.predict
-    predict_proba = available_if(_gives_probabilities)(
-        MetaClassifierMixin.predict_proba
-    )
+
+    @available_if(lambda self: hasattr(self._last, "predict_proba"))
+    def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict class probabilities for the task that was adapted to last.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            Rows of that task.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_classes)
+            Columns in the order of ``adapted_.classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `adapt`.
+        """
+        return self._last_adapted().predict_proba(X)
 
     def predict_tasks(
         self, support_tasks: Any, query_Xs: Sequence[ArrayLike]
@@ -380,8 +354,6 @@ class MetaPipeline(Pipeline):
             own = episodes_of_tasks(part, tasks)
             yield from episode_predictions(self._last, own, response)
 
-    # As an estimator ---------------------------------------------------------------
-
     def get_metadata_routing(self) -> Any:
         """Return which metadata are asked for: `groups`, by the pipeline itself.
 
@@ -391,71 +363,6 @@ class MetaPipeline(Pipeline):
             Requests `groups` in `fit` and `score`. Nothing is routed to the steps.
         """
         return BaseEstimator.get_metadata_routing(self)
-
-    def __getitem__(self, ind: Any) -> Any:
-        if not isinstance(ind, slice):
-            return super().__getitem__(ind)
-        if ind.step not in (1, None):
-            raise ValueError("A pipeline is cut in steps of 1.")
-        steps = self.steps[ind]
-        if not steps or steps[-1] is not self.steps[-1]:
-            return Pipeline(steps)
-        part = type(self)(steps, memory=self.memory, verbose=self.verbose)
-        if hasattr(self, "_fitted"):
-            part._fitted = self._fitted.last_steps(len(steps) - 1, self._last)
-        return part
-
-    @property
-    def n_features_in_(self) -> int:
-        """Number of features before the first step."""
-        check_is_fitted(self)
-        return self._fitted.n_features_in
-
-    @property
-    def feature_names_in_(self) -> NDArray[Any]:
-        """Names of the features before the first step."""
-        check_is_fitted(self)
-        if self._fitted.feature_names is None:
-            raise AttributeError("The meta-training tasks had no feature names.")
-        return self._fitted.feature_names
-
-    @property
-    def _last(self) -> Any:
-        """The meta-learner."""
-        return self.steps[-1][1]
-
-    @property
-    def _classifies(self) -> bool:
-        return is_classifier(self._last)
-
-    @property
-    def _label_kind(self) -> str | None:
-        return self._last._label_kind
-
-    def _check_ready(self) -> None:
-        """Refuse to go on unfitted, or with transformers changed since."""
-        check_is_fitted(self)
-        self._refuse_changes()
-
-    def _refuse_changes(self) -> None:
-        refuse_changes(self, self.steps[:-1], self._fitted.params)
-
-    def _own_copy(self) -> Self:
-        """Return a copy that shares what was learned and owns its parameters."""
-        own = object.__new__(type(self))
-        own.__dict__.update(self.__dict__)
-        own.__dict__.pop("adapted_", None)
-        fitted = getattr(self, "_fitted", None)
-        params = None if fitted is None else fitted.params
-        # Together, since parameters are compared with those at fit by identity.
-        steps, params = copy.deepcopy((self.steps[:-1], params))
-        own.steps = [*steps, (self.steps[-1][0], self._last._own_copy())]
-        if fitted is not None:
-            own._fitted = replace(fitted, params=params)
-        return own
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_fitted")
 
 
 def make_meta_pipeline(
