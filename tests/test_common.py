@@ -1,7 +1,18 @@
 """Every check of the contract on every meta-learner."""
 
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.naive_bayes import GaussianNB
+
 import sklmeta
-from sklmeta import MAMLClassifier, MAMLRegressor, ProtoNetClassifier
+from sklmeta import (
+    MAMLClassifier,
+    MAMLRegressor,
+    PerTaskClassifier,
+    PerTaskRegressor,
+    PooledClassifier,
+    PooledRegressor,
+    ProtoNetClassifier,
+)
 from sklmeta.backbones import MLP
 from sklmeta.base import BaseMetaLearner
 from sklmeta.utils.learner_checks import parametrize_with_meta_checks
@@ -18,6 +29,11 @@ ESTIMATORS = [
     ),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
+    # Logistic regression would take long to tell 600 meta-training classes apart.
+    PooledClassifier(LinearDiscriminantAnalysis()),
+    PooledRegressor(),
+    PerTaskClassifier(GaussianNB()),
+    PerTaskRegressor(),
 ]
 
 

@@ -174,23 +174,38 @@ def answers(model: Any, X: Any) -> NDArray[Any]:
     return model.predict(X) if proba is None else proba(X)
 
 
-def weights(meta: Any) -> Mapping[str, NDArray[Any]]:
-    """Return copies of all parameters and buffers of the torch learner."""
-    state = meta.learner_.state_dict()
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+def is_episodic(meta: Any) -> bool:
+    """Whether a torch learner is trained by gradients on episodes."""
+    return meta.__sklmeta_tags__().episodic
 
 
-def assert_same_weights(
+def learned(meta: Any, problem: Problem) -> Mapping[str, NDArray[Any]]:
+    """Return copies of what was learned: weights of a torch learner, else answers.
+
+    Answers are those for a few held-out tasks, given by a copy.
+    """
+    if is_episodic(meta):
+        state = meta.learner_.state_dict()
+        return {name: value.cpu().numpy().copy() for name, value in state.items()}
+    fitted, held_out = copy.deepcopy(meta), problem.held_out
+    pairs = zip(held_out.support[:3], held_out.X[:3], strict=True)
+    return {
+        f"answers for task {i}": answers(fitted.adapt(task.X, task.y), X)
+        for i, (task, X) in enumerate(pairs)
+    }
+
+
+def assert_same_learned(
     got: Mapping[str, NDArray[Any]], want: Mapping[str, NDArray[Any]], message: str
 ) -> None:
-    """Compare two results of `weights` bit by bit."""
+    """Compare two results of `learned` bit by bit."""
     assert got.keys() == want.keys(), message
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=f"{message} ({name})")
 
 
 def moved(got: Mapping[str, NDArray[Any]], want: Mapping[str, NDArray[Any]]) -> float:
-    """Return the largest difference between two results of `weights`."""
+    """Return the largest difference between two results of `learned`."""
     return max(
         (float(np.abs(got[n] - want[n]).max()) for n in want if want[n].size),
         default=0.0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV
+from sklearn.utils import get_tags
 
 from sklmeta.exceptions import MetaTrainingError
 from sklmeta.model_selection import TaskKFold
@@ -19,10 +22,11 @@ from sklmeta.utils._check_problems import (
     QUICK_UPDATES,
     Problem,
     answers,
-    assert_same_weights,
+    assert_same_learned,
+    is_episodic,
+    learned,
     moved,
     must_raise,
-    weights,
     with_parameters,
 )
 
@@ -30,13 +34,15 @@ TINY = 1e-12
 
 
 def check_same_seed(name: str, meta: Any, problem: Problem) -> None:
-    """Check that the same seed gives the same weights, other seeds others."""
+    """Check that the same seed gives the same, and that weights heed other seeds."""
     tasks = problem.tasks()
-    first = weights(problem.quick(meta).fit(tasks))
-    again = weights(problem.quick(meta).fit(tasks))
-    assert_same_weights(again, first, f"{name} differs between runs of one seed.")
-    other = weights(problem.quick(meta, random_state=1).fit(tasks))
-    if moved(first, weights(problem.quick(meta, outer_lr=TINY).fit(tasks))):
+    first = learned(problem.quick(meta).fit(tasks), problem)
+    again = learned(problem.quick(meta).fit(tasks), problem)
+    assert_same_learned(again, first, f"{name} differs between runs of one seed.")
+    if not is_episodic(meta):
+        return  # nothing need be drawn at random
+    other = learned(problem.quick(meta, random_state=1).fit(tasks), problem)
+    if moved(first, learned(problem.quick(meta, outer_lr=TINY).fit(tasks), problem)):
         assert moved(other, first), f"{name} does not heed random_state."
 
 
@@ -44,13 +50,15 @@ def check_threads(name: str, meta: Any, problem: Problem) -> None:
     """Check that the same seed gives the same result when threads work side by side."""
     tasks = problem.tasks()
     serial = problem.quick(meta).fit(tasks)
-    if any("Dropout" in type(m).__name__ for m in serial.learner_.modules()):
+    if is_episodic(meta) and any(
+        "Dropout" in type(m).__name__ for m in serial.learner_.modules()
+    ):
         return  # torch's dropout draws from one generator for all threads
     support, X = problem.held_out.support, problem.held_out.X
     want = [answers(serial.adapt(t.X, t.y), q) for t, q in zip(support, X, strict=True)]
 
     def refit(_: int) -> Any:
-        return weights(problem.quick(meta).fit(tasks))
+        return learned(problem.quick(meta).fit(tasks), problem)
 
     def adapted_answers(i: int) -> Any:
         model = serial._own_copy().adapt(support[i].X, support[i].y)
@@ -61,7 +69,7 @@ def check_threads(name: str, meta: Any, problem: Problem) -> None:
         got = list(pool.map(adapted_answers, range(12)))
     for fitted in fits:
         message = f"{name} learns otherwise when threads fit side by side."
-        assert_same_weights(fitted, weights(serial), message)
+        assert_same_learned(fitted, learned(serial, problem), message)
     for now, then in zip(got, want, strict=False):
         message = f"{name} predicts otherwise when threads adapt side by side."
         np.testing.assert_array_equal(now, then, err_msg=message)
@@ -76,7 +84,8 @@ def check_global_rng(name: str, meta: Any, problem: Problem) -> None:
         if seed is not None:  # None is numpy's global generator, as in scikit-learn
             fitted.adapt(support.X, support.y).predict(X)
             fitted.score(problem.tasks())
-            fitted.partial_fit(problem.tasks())
+            if hasattr(fitted, "partial_fit"):
+                fitted.partial_fit(problem.tasks())
             assert _global_rngs() == before, f"{name} uses a global random generator."
 
 
@@ -92,9 +101,22 @@ def check_fit_twice(name: str, meta: Any, problem: Problem) -> None:
     twice.fit(problem.tasks())
     fresh = problem.quick(meta, warm_start=False).fit(problem.tasks())
     message = f"a second fit of {name} differs from the fit of a fresh estimator."
-    assert_same_weights(weights(twice), weights(fresh), message)
+    assert_same_learned(learned(twice, problem), learned(fresh, problem), message)
+    if not is_episodic(meta):
+        return
     assert twice.n_iter_ == fresh.n_iter_, message
     assert len(twice.history_) == len(fresh.history_), message
+
+
+def check_starts_anew(name: str, meta: Any, problem: Problem) -> None:
+    """Check that a learner without weights to go on from does not promise to go on."""
+    fitted = problem.quick(meta).fit(problem.tasks())
+    promises = ("partial_fit", "learner_", "history_", "n_iter_", "warm_start")
+    found = [promise for promise in promises if hasattr(fitted, promise)]
+    assert not found, (
+        f"{name} is not episodic by its tags, and has {found}. Set tags.episodic in "
+        "__sklmeta_tags__, or leave them out."
+    )
 
 
 def check_partial_fit(name: str, meta: Any, problem: Problem) -> None:
@@ -104,13 +126,13 @@ def check_partial_fit(name: str, meta: Any, problem: Problem) -> None:
     support, X = problem.held_out.support[0], problem.held_out.X[0]
     adapted = going_on.adapt(support.X, support.y)
     before, n_iter = answers(adapted, X), going_on.n_iter_
-    seen = [weights(going_on)]
+    seen = [learned(going_on, problem)]
     for n_passes in (2, 3):
         assert going_on.partial_fit(tasks) is going_on
         assert going_on.n_iter_ == n_passes * n_iter, (
             f"partial_fit of {name} does not add one pass to n_iter_."
         )
-        seen.append(weights(going_on))
+        seen.append(learned(going_on, problem))
     if moved(seen[1], seen[0]):
         assert moved(seen[2], seen[1]), f"partial_fit of {name} stops learning."
     else:
@@ -125,9 +147,9 @@ def check_warm_start(name: str, meta: Any, problem: Problem) -> None:
     """Check that `warm_start` goes on from the weights that were learned."""
     tasks = problem.tasks()
     going_on = problem.quick(meta, warm_start=True).fit(tasks)
-    first, n_rows = weights(going_on), len(going_on.history_)
+    first, n_rows = learned(going_on, problem), len(going_on.history_)
     with_parameters(going_on, outer_lr=TINY).fit(tasks)
-    step = moved(weights(going_on), first)
+    step = moved(learned(going_on, problem), first)
     assert step < 1e-3, f"warm_start of {name} does not go on from what was learned."
     assert going_on.n_iter_ == 2 * QUICK_UPDATES, (
         f"warm_start of {name} counts {going_on.n_iter_} meta-updates after two fits "
@@ -141,24 +163,21 @@ def check_failure_keeps(name: str, meta: Any, problem: Problem) -> None:
     fitted = problem.quick(meta).fit(problem.tasks())
     support, X = problem.held_out.support[0], problem.held_out.X[0]
     fitted.adapt(support.X, support.y)
-    before, learned = answers(fitted, X), weights(fitted)
+    before, known = answers(fitted, X), learned(fitted, problem)
 
     def assert_kept() -> None:
-        assert_same_weights(weights(fitted), learned, f"a failure changes {name}.")
+        now = learned(fitted, problem)
+        assert_same_learned(now, known, f"a failure changes {name}.")
         message = f"a failure makes {name} predict otherwise."
         np.testing.assert_array_equal(answers(fitted, X), before, err_msg=message)
 
     rows = problem.tasks().rows()
-    bad = np.array(rows.X)
-    bad[3, 0] = np.nan
-    broken = TaskSet.from_offsets(bad, rows.y, rows.offsets, labels=problem.labels)
-    for verb in ("fit", "partial_fit", "score"):
-        with must_raise(ValueError, f"{verb} of {name} on NaN", "NaN"):
-            getattr(fitted, verb)(broken)
-        assert_kept()
-    with must_raise(ValueError, f"adapt of {name} to NaN", "NaN"):
-        fitted.adapt(bad[: len(support.y)], support.y)
+    with must_raise(ValueError, f"fit(X, y) of {name} without groups", "groups"):
+        fitted.fit(rows.X, rows.y)
     assert_kept()
+    _check_missing_values(name, fitted, problem, assert_kept)
+    if not is_episodic(fitted):
+        return
     with_parameters(fitted, outer_lr=1e30)
     for verb in ("partial_fit", "fit"):
         try:
@@ -167,6 +186,34 @@ def check_failure_keeps(name: str, meta: Any, problem: Problem) -> None:
             assert_kept()
         else:
             return  # not every learner can diverge
+
+
+def _check_missing_values(
+    name: str, fitted: Any, problem: Problem, assert_kept: Callable[[], None]
+) -> None:
+    """Check that NaN is refused by all that would use it, or taken where tags say so.
+
+    Who learns nothing from the meta-training tasks need not look at their values.
+    """
+    rows, support = problem.tasks().rows(), problem.held_out.support[0]
+    bad = np.array(rows.X)
+    bad[3, 0] = np.nan
+    broken = TaskSet.from_offsets(bad, rows.y, rows.offsets, labels=problem.labels)
+    if get_tags(fitted).input_tags.allow_nan:
+        copied = copy.deepcopy(fitted).fit(broken)
+        assert np.isfinite(copied.score(broken)), f"{name} cannot score NaN."
+        copied.adapt(bad[: len(support.y)], support.y)
+        return
+    verbs = ["score"]
+    if fitted.__sklmeta_tags__().learns_from_tasks:
+        verbs += [verb for verb in ("fit", "partial_fit") if hasattr(fitted, verb)]
+    for verb in verbs:
+        with must_raise(ValueError, f"{verb} of {name} on NaN", "NaN"):
+            getattr(fitted, verb)(broken)
+        assert_kept()
+    with must_raise(ValueError, f"adapt of {name} to NaN", "NaN"):
+        fitted.adapt(bad[: len(support.y)], support.y)
+    assert_kept()
 
 
 def check_grid_search(name: str, meta: Any, problem: Problem) -> None:

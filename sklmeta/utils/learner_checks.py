@@ -13,6 +13,7 @@ from typing import Any
 
 from sklearn.base import is_classifier
 
+from sklmeta._meta_tags import MetaTags
 from sklmeta.utils import _check_adaptation as adaptation
 from sklmeta.utils import _check_contract as contract
 from sklmeta.utils import _check_learning as learning
@@ -42,8 +43,6 @@ _ALL: tuple[Check, ...] = (
     training.check_threads,
     training.check_global_rng,
     training.check_fit_twice,
-    training.check_partial_fit,
-    training.check_warm_start,
     training.check_failure_keeps,
     training.check_grid_search,
     adaptation.check_adapt_keeps_weights,
@@ -54,9 +53,6 @@ _ALL: tuple[Check, ...] = (
     adaptation.check_pickle,
     adaptation.check_adapt_again,
     adaptation.check_side_by_side,
-    learning.check_beats_untrained,
-    learning.check_beats_per_task_baseline,
-    learning.check_uses_support_labels,
 )
 _OF_CLASSIFIERS: tuple[Check, ...] = (
     contract.check_string_labels,
@@ -77,6 +73,30 @@ _OF_KIND: dict[str, tuple[Check, ...]] = {
 }
 
 
+def _by_tags(tags: MetaTags, kind: str) -> Iterator[Check]:
+    """Yield a check of each promise that is made, and of its opposite where it is not.
+
+    Only who learns from tasks and from support rows can beat what sees either alone.
+    """
+    if tags.episodic:
+        yield training.check_partial_fit
+        yield training.check_warm_start
+    else:
+        yield training.check_starts_anew
+    adapts = kind in tags.uses_support
+    if tags.learns_from_tasks:
+        yield learning.check_beats_untrained
+    else:
+        yield learning.check_ignores_tasks
+    if tags.learns_from_tasks and adapts:
+        yield learning.check_beats_per_task_baseline
+    yield (
+        learning.check_uses_support_labels
+        if adapts
+        else (learning.check_ignores_support)
+    )
+
+
 def yield_meta_checks(estimator: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
     """Yield the checks of a meta-learner.
 
@@ -93,13 +113,15 @@ def yield_meta_checks(estimator: Any) -> Iterator[tuple[Any, Callable[[Any], Non
     check : callable
         To be called with the estimator; raises AssertionError where it does not hold.
         Classifiers are checked with labels that mean something inside one task, and
-        then with labels that mean the same in all.
+        then with labels that mean the same in all. A promise that the estimator's
+        `MetaTags` do not make is checked for its opposite.
     """
     kinds = ("local", "shared") if is_classifier(estimator) else ("numbers",)
     name = type(estimator).__name__
     for kind in kinds:
         problem = Problem(kind)
-        for check in (*_ALL, *_OF_KIND[kind]):
+        tags = estimator.__sklmeta_tags__()
+        for check in (*_ALL, *_by_tags(tags, kind), *_OF_KIND[kind]):
             yield estimator, partial(check, name, problem=problem)
 
 
@@ -122,6 +144,7 @@ def check_meta_learner(estimator: Any) -> None:
     See Also
     --------
     parametrize_with_meta_checks : The same as separate tests of pytest.
+    sklmeta.utils.MetaTags : What a meta-learner promises beyond the contract.
 
     Examples
     --------
