@@ -21,7 +21,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 FIGURE_SIZE = (6.4, 4.2)  # inches
-WIDEST_LEGEND = 60  # characters in a row
+WIDEST_LEGEND = 66  # characters in a row
 LEGEND_HANDLE = 5  # characters that a handle and the gap after an entry take
 
 

@@ -6,8 +6,10 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 
-from sklmeta import MAMLRegressor, Task, TaskSet
+from sklmeta import MAMLRegressor, PerTaskRegressor, Task, TaskSet
+from sklmeta.datasets import make_sinusoids
 from sklmeta.inspection import AdaptationDisplay
 from sklmeta.model_selection._protocol import EpisodeProtocol
 
@@ -98,18 +100,13 @@ def test_pipelines_have_predictions_before_adapting(pipeline, calibrated):
     assert display.names == ["after adapting"]
 
 
-def test_learners_without_steps_show_predictions_after_adapting(maml, calibrated):
-    class Stepless(MAMLRegressor):
-        """Has no `inner_steps` to set to 0."""
-
-        def get_params(self, deep=True):
-            params = super().get_params(deep)
-            return {k: v for k, v in params.items() if k != "inner_steps"}
-
-    stepless = Stepless()
-    stepless.__dict__.update(maml.__dict__)
-    display = from_estimator(stepless, calibrated[0])
+def test_learners_without_steps_show_predictions_after_adapting(calibrated):
+    task, X, y = calibrated
+    baseline = PerTaskRegressor(SVR()).fit(make_sinusoids(5))
+    display = from_estimator(baseline, task)
     assert display.names == ["after adapting"]
+    expected = SVR().fit(X, y).predict(display.x_grid[:, None])
+    np.testing.assert_allclose(display.predictions, [expected])
 
 
 def test_columns_name_the_axis(waves, small_net):

@@ -6,8 +6,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 
-from sklmeta import MAMLRegressor, ProtoNetClassifier
+from sklmeta import (
+    MAMLRegressor,
+    PerTaskRegressor,
+    PooledRegressor,
+    ProtoNetClassifier,
+)
 from sklmeta.datasets import make_sinusoids
 from sklmeta.inspection import ParameterCurveDisplay
 from sklmeta.model_selection import evaluate
@@ -123,6 +129,20 @@ def test_searches_and_stock_pipelines(maml, waves):
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
     assert stock.steps[-1][1] is maml
     assert maml.inner_steps == 3
+
+
+def test_parameters_of_a_baselines_estimator(waves, untouched):
+    baseline = PerTaskRegressor(SVR()).fit(make_sinusoids(5, random_state=0))
+    with untouched(baseline, baseline.estimator):
+        display = from_estimator(
+            baseline, waves, param_name="estimator__C", param_range=[0.01, 100]
+        )
+    expected = means(baseline, waves, "estimator__C", [0.01, 100])
+    np.testing.assert_allclose(display.mean, [expected])
+    assert expected[0] > expected[1]
+    pooled = PooledRegressor(SVR()).fit(make_sinusoids(5, random_state=0))
+    with pytest.raises(ValueError, match="when adapting; it has none that does"):
+        from_estimator(pooled, waves, param_name="estimator__C", param_range=[1])
 
 
 @pytest.mark.parametrize(

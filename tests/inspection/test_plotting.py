@@ -83,11 +83,17 @@ def test_importing_the_displays_imports_no_matplotlib():
     assert run.returncode == 0, run.stderr
 
 
-def test_legends_lie_outside_of_the_data(display):
-    display.plot().figure_.canvas.draw()
-    if not hasattr(display, "legend_"):
-        return
+CURVES = [one for one in all_displays() if hasattr(one, "names")]
+
+
+@pytest.mark.parametrize("display", CURVES, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("name", ["MAML", "a method of a rather long name"])
+def test_legends_lie_outside_of_the_data(display, name):
+    ax = display.plot(name=name).ax_
+    for _ in range(3):
+        display.plot(ax, name=name)
+    display.figure_.canvas.draw()
     legend = display.legend_.get_window_extent()
-    assert not legend.count_overlaps([display.ax_.get_window_extent()])
+    assert not legend.count_overlaps([ax.get_window_extent()])
     assert legend.y1 <= display.figure_.bbox.y1
     assert legend.x1 <= display.figure_.bbox.x1

@@ -6,7 +6,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from sklmeta import MAMLRegressor, ProtoNetClassifier
+from sklmeta import MAMLRegressor, PooledClassifier, ProtoNetClassifier
 from sklmeta.datasets import make_sinusoids
 from sklmeta.inspection import TrainingCurveDisplay
 
@@ -95,7 +95,8 @@ def test_refusals(digits):
     with pytest.raises(ValueError, match="history_ of this ProtoNetClassifier has no"):
         from_estimator(pixels)
     plain = LogisticRegression().fit([[0], [1]], [0, 1])
-    with pytest.raises(TypeError, match="LogisticRegression keeps no history_"):
-        from_estimator(plain)
+    for other in (plain, PooledClassifier(plain).fit(digits)):
+        with pytest.raises(TypeError, match=f"{type(other).__name__} keeps no history"):
+            from_estimator(other)
     with pytest.raises(TypeError, match="must be a dict of names and estimators"):
         TrainingCurveDisplay.from_estimators([pixels])
