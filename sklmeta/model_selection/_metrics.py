@@ -208,11 +208,11 @@ class _Given(BaseEstimator):
         return self.given.y_pred
 
 
-class GivenRegressor(RegressorMixin, _Given):
+class AdaptedRegressor(RegressorMixin, _Given):
     """Stand-in for an adapted regressor."""
 
 
-class GivenClassifier(ClassifierMixin, _Given):
+class AdaptedClassifier(ClassifierMixin, _Given):
     """Stand-in for an adapted classifier."""
 
     @property
@@ -237,7 +237,7 @@ def _of_scorer(
     undefined: Callable[[NDArray[Any]], bool] | None = None,
 ) -> Callable[[Predictions, DrawnEpisodes], Values]:
     """Return the metric that asks a scorer (estimator, X, y) episode by episode."""
-    stand_in = GivenClassifier if classifies else GivenRegressor
+    stand_in = AdaptedClassifier if classifies else AdaptedRegressor
 
     def compute(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
         values = np.full(len(predictions), np.nan)
@@ -247,7 +247,7 @@ def _of_scorer(
             X = take_rows(drawn.rows.X, drawn.query_rows(e))
             try:
                 values[e] = scorer(stand_in(given), X, given.y_true)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 where = f"metric {name!r} fails on {drawn.label(e)}"
                 raise renamed(error, where) from error
         return values
