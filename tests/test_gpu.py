@@ -31,10 +31,11 @@ from sklmeta import (
     MAMLRegressor,
     ProtoNetClassifier,
     TaskSet,
+    make_meta_pipeline,
 )
 from sklmeta.backbones import ConvNet
 from sklmeta.datasets import Sinusoids, load_digits_pool, make_sinusoids
-from sklmeta.model_selection import TaskKFold
+from sklmeta.model_selection import TaskKFold, evaluate
 
 GPU = "cuda"
 
@@ -457,6 +458,40 @@ def test_few_shot_estimators_in_scikit_learn(n_jobs):
     few_shot = FewShotClassifier(trained("images, default net"))
     scores = cross_val_score(few_shot, X, y, cv=2, n_jobs=n_jobs, error_score="raise")
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("waves", "neg_root_mean_squared_error"),
+        ("waves, scaled by task", None),
+        ("ragged, normalised", "neg_log_loss"),
+        ("local labels", "accuracy"),
+        ("images", "neg_log_loss"),
+        ("images, prototypes", None),
+    ],
+)
+def test_evaluation_is_that_of_the_cpu(name, metric):
+    meta, new = trained(name), CASES[name][2]
+    on_cpu = pickle.loads(pickle.dumps(meta)).set_params(device="cpu")
+    found, expected = (
+        evaluate(one, new, metric=metric, n_shot=3, n_episodes=4).scores["score"]
+        for one in (meta, on_cpu)
+    )
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=0.05)
+    assert np.mean(found) == pytest.approx(np.mean(expected), rel=5e-3, abs=5e-3)
+
+
+def test_pipelines_work_on_the_gpu():
+    meta = MAMLRegressor(max_iter=4, device=GPU, random_state=0)
+    pipeline = make_meta_pipeline(StandardScaler(), meta).fit(WAVES[:40])
+    X, y, query = new_rows("waves")
+    model = pipeline.adapt(X, y)
+    alone = model.predict(query)
+    together = pipeline.predict_tasks(TaskSet([(X, y)]), [query])[0]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    again = pickle.loads(pickle.dumps(model)).predict(query)
+    np.testing.assert_allclose(again, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_copies_and_clones_work_on_the_gpu():
