@@ -53,7 +53,7 @@ class LearningSteps(Pipeline):
         try:
             getattr(last, verb)(unnamed(moved), **options)
         except KeyboardInterrupt:
-            if getattr(last, "n_iter_", None) != getattr(before, "n_iter_", None):
+            if getattr(last, "learner_", None) is not getattr(before, "learner_", None):
                 self._install(fitted, last)  # what was learned until then
             raise
         self._say(len(self.steps), start)
