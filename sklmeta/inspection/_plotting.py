@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +86,8 @@ def legend_above(ax: Any) -> Any:
     """Put the legend above the axes, where it hides no data."""
     handles, labels = ax.get_legend_handles_labels()
     widest = max(map(len, labels)) + LEGEND_HANDLE
-    columns = min(len(labels), max(1, WIDEST_LEGEND // widest))
+    rows = math.ceil(len(labels) / max(1, WIDEST_LEGEND // widest))
+    columns = math.ceil(len(labels) / rows)
     return ax.legend(
         handles,
         labels,

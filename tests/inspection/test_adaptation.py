@@ -4,11 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.inspection import DecisionBoundaryDisplay
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from sklmeta import MAMLRegressor, PerTaskRegressor, Task, TaskSet
+from sklmeta import (
+    MAMLRegressor,
+    PerTaskRegressor,
+    ProtoNetClassifier,
+    Task,
+    TaskSet,
+)
 from sklmeta.datasets import make_sinusoids
 from sklmeta.inspection import AdaptationDisplay
 from sklmeta.model_selection._protocol import EpisodeProtocol
@@ -127,6 +134,22 @@ def test_names_and_axes_can_be_given(maml, waves, pyplot, texts):
     assert {line.get_linewidth() for line in display.lines_} == {3}
     with pytest.raises(ValueError, match="name holds 1 names for 2 curves"):
         display.plot(name="one")
+
+
+def test_scikit_learn_draws_the_regions_of_two_features(small_net):
+    """What the refusal of classifiers and the docstring point to."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 2)), np.tile(["a", "b", "c"], 40)
+    X += 3 * np.stack([y == "a", y == "b"], axis=1)
+    tasks = TaskSet.from_arrays(X, y, np.arange(120) // 30)
+    meta = ProtoNetClassifier(small_net, max_iter=5, random_state=0).fit(tasks[:3])
+    model = meta.adapt(tasks[3].X[:9], tasks[3].y[:9])
+    display = DecisionBoundaryDisplay.from_estimator(
+        model, X, response_method="predict"
+    )
+    assert len(np.unique(display.response)) == 3
+    with pytest.raises(TypeError, match="scikit-learn's DecisionBoundaryDisp"):
+        from_estimator(meta, tasks[3])
 
 
 def test_refusals(maml, protonet, waves, digits):
