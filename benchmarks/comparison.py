@@ -120,6 +120,12 @@ def parkinsons(args: argparse.Namespace) -> Callable[[int], Comparison]:
 
 
 PROBLEMS = {"digits": (digits, (1, 5)), "parkinsons": (parkinsons, (5, 10))}
+IN_WORDS = {
+    "digits": "Five classes never seen (the digits 5 to 9), learned on 0 to 4 and "
+    "those turned; 10 query images of each class.",
+    "parkinsons": "The total UPDRS score of 13 patients, learned on 29 others; means "
+    "over 20 draws of the recordings adapted to.",
+}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -158,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{data}, n_shot={n_shot}\n{found}\n", flush=True)
             results.append({"n_shot": n_shot, "methods": rows_of(found)})
         benchmark.write(
-            parameters={"shots": list(shots), "episodes": args.episodes},
+            parameters={"problem": IN_WORDS[data], "episodes": args.episodes},
             results={"training_s": training_s, "shots": results},
         )
 
