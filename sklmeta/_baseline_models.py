@@ -18,11 +18,11 @@ from sklmeta._pooling import PooledRows
 
 __all__ = [
     "ClassMeans",
+    "ClassOutputs",
     "Constant",
     "InnerClassifier",
     "InnerRegressor",
     "class_means",
-    "class_outputs",
     "explained",
     "fresh",
     "shown",
@@ -55,12 +55,11 @@ def shown(estimator: Any) -> str:
 
 @contextmanager
 def explained(
-    estimator: Any, what: str, hint: Callable[[Exception], str] | None = None
+    what: str, hint: Callable[[Exception], str] | None = None
 ) -> Iterator[None]:
-    """Say what an estimator was asked to do when it failed.
+    """Begin errors of an inner estimator with what it was asked to do.
 
-    `what` ends a sentence that begins with the estimator: "cannot ..."; `hint` returns
-    where the cause may lie.
+    `hint` returns where the cause may lie.
     """
     try:
         yield
@@ -68,8 +67,10 @@ def explained(
         raise
     except Exception as error:
         where = hint(error) if hint else ""
+        if isinstance(error, TypeError):
+            raise TypeError(f"{what}{where}: {error}") from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{shown(estimator)} {what}{where}: {kind}{error}") from error
+        raise ValueError(f"{what}{where}: {kind}{error}") from error
 
 
 def suspect(rows: PooledRows, names: Sequence[Any]) -> Callable[[Exception], str]:
@@ -105,8 +106,8 @@ class InnerClassifier:
         The labels it was fitted to, sorted.
     classes : ndarray
         All labels that can be asked for, sorted; probabilities are of them.
-    fitted_to : str
-        Its training rows in words, for messages.
+    title : str
+        What messages call it.
     """
 
     def __init__(
@@ -114,22 +115,22 @@ class InnerClassifier:
         estimator: Any,
         present: NDArray[Any],
         classes: NDArray[Any],
-        fitted_to: str,
+        title: str,
     ) -> None:
         self.estimator = estimator
         self.columns = np.searchsorted(classes, present)
         self.classes = classes
-        self.fitted_to = fitted_to
+        self.title = title
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return positions in `classes`."""
-        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+        with explained(f"{self.title} cannot predict"):
             labels = self.estimator.predict(X)
         return np.searchsorted(self.classes, labels)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return probabilities of all classes, 0 of those that were not fitted to."""
-        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+        with explained(f"{self.title} cannot predict"):
             of_present = self.estimator.predict_proba(X)
         proba = np.zeros((len(of_present), len(self.classes)))
         proba[:, self.columns] = of_present
@@ -145,23 +146,23 @@ class InnerRegressor:
         Fitted to targets.
     n_outputs : int or None
         Number of targets; None if there is one and it has no axis of its own.
-    fitted_to : str
-        Its training rows in words, for messages.
+    title : str
+        What messages call it.
     """
 
-    def __init__(self, estimator: Any, n_outputs: int | None, fitted_to: str) -> None:
+    def __init__(self, estimator: Any, n_outputs: int | None, title: str) -> None:
         self.estimator = estimator
         self.n_outputs = n_outputs
-        self.fitted_to = fitted_to
+        self.title = title
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Return targets."""
-        with explained(self.estimator, f"fitted to {self.fitted_to} cannot predict"):
+        with explained(f"{self.title} cannot predict"):
             y = np.asarray(self.estimator.predict(X), dtype=np.float64)
         if not np.isfinite(y).all():
             raise ValueError(
-                f"{shown(self.estimator)} fitted to {self.fitted_to} predicts numbers "
-                "that are not finite. Check the scale of X and y."
+                f"{self.title} predicts numbers that are not finite. Check the scale "
+                "of X and y."
             )
         return y.reshape(len(y)) if self.n_outputs is None else y.reshape(len(y), -1)
 
@@ -187,8 +188,8 @@ class ClassMeans:
 
     Parameters
     ----------
-    estimator : classifier
-        Fitted to the meta-training classes.
+    outputs_of : ClassOutputs
+        The classifier's, which was fitted to the meta-training classes.
     outputs : ndarray of shape (S, n_outputs)
         What it gives for the support rows.
     codes : ndarray of shape (S,)
@@ -196,9 +197,12 @@ class ClassMeans:
     """
 
     def __init__(
-        self, estimator: Any, outputs: NDArray[np.float64], codes: NDArray[np.int64]
+        self,
+        outputs_of: ClassOutputs,
+        outputs: NDArray[np.float64],
+        codes: NDArray[np.int64],
     ) -> None:
-        self.estimator = estimator
+        self.outputs_of = outputs_of
         self.means = class_means(outputs, codes)
 
     def predict(self, X: Any) -> NDArray[np.int64]:
@@ -210,7 +214,33 @@ class ClassMeans:
         return softmax(-self._distances(X), axis=1)
 
     def _distances(self, X: Any) -> NDArray[np.float64]:
-        return cdist(class_outputs(self.estimator, X), self.means, "sqeuclidean")
+        return cdist(self.outputs_of(X), self.means, "sqeuclidean")
+
+
+class ClassOutputs:
+    """Decision values of a fitted classifier, else its log-probabilities.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted.
+    title : str
+        What messages call it.
+    """
+
+    def __init__(self, estimator: Any, title: str) -> None:
+        self.estimator = estimator
+        self.title = title
+
+    def __call__(self, X: Any) -> NDArray[np.float64]:
+        """Return outputs (n, n_outputs)."""
+        with explained(f"{self.title} cannot predict"):
+            if hasattr(self.estimator, "decision_function"):
+                outputs = np.asarray(self.estimator.decision_function(X))
+            else:
+                proba = np.asarray(self.estimator.predict_proba(X))
+                outputs = np.log(proba.clip(LEAST_PROBABILITY))
+        return outputs.reshape(len(outputs), -1).astype(np.float64)
 
 
 def class_means(
@@ -218,14 +248,3 @@ def class_means(
 ) -> NDArray[np.float64]:
     """Return the mean of the rows of each way, (n_ways, n_outputs)."""
     return np.stack([outputs[codes == way].mean(0) for way in range(codes.max() + 1)])
-
-
-def class_outputs(estimator: Any, X: Any) -> NDArray[np.float64]:
-    """Return decision values or log-probabilities of a fitted classifier, 2d."""
-    with explained(estimator, "cannot predict"):
-        if hasattr(estimator, "decision_function"):
-            outputs = np.asarray(estimator.decision_function(X), dtype=np.float64)
-        else:
-            proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-            outputs = np.log(proba.clip(LEAST_PROBABILITY))
-    return outputs.reshape(len(outputs), -1)

@@ -57,8 +57,9 @@ def naming(episode: RowEpisode) -> Iterator[None]:
         yield
     except MetaTrainingError as error:
         raise MetaTrainingError(f"{episode.name}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{episode.name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{episode.name}: {error}") from error
 
 
 def scored_episodes(

@@ -253,6 +253,11 @@ class TaskSchema(ABC):
     ) -> tuple[Any, NDArray[Any]]:
         """Return support rows and targets, checked in scikit-learn's words."""
         X = self.validated_rows(estimator, X)
+        if y is None:
+            raise ValueError(
+                f"This {type(estimator).__name__} estimator requires y to be passed, "
+                "but the target y is None."
+            )
         y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
         check_consistent_length(X, y)
         return X, y

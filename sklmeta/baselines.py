@@ -23,11 +23,11 @@ from sklmeta import _leakage
 from sklmeta._adapted import AdaptedModel
 from sklmeta._baseline_models import (
     ClassMeans,
+    ClassOutputs,
     Constant,
     InnerClassifier,
     InnerRegressor,
     class_means,
-    class_outputs,
     explained,
     fresh,
     shown,
@@ -167,7 +167,7 @@ class _Pooled(_Baseline):
     """What both pooled baselines share: one model of all rows."""
 
     estimator_: Any
-    _fitted_to: str
+    _title: str
 
     def __sklmeta_tags__(self) -> MetaTags:
         """Say where support rows matter."""
@@ -182,11 +182,19 @@ class _Pooled(_Baseline):
         y = self._pooled_targets(tasks, preparation)
         estimator = fresh(self._inner(), seed)
         unit = "classes" if isinstance(tasks, ClassPool) else "tasks"
-        fitted_to = f"{len(rows.y)} rows of {len(tasks)} {unit}"
-        what = f"cannot be fitted to {fitted_to}"
-        with explained(estimator, what, suspect(rows, names)):
+        which = f"fitted to {len(rows.y)} rows of {len(tasks)} {unit}"
+        inner = shown(self._inner())
+        with explained(f"{inner} cannot be {which}", suspect(rows, names)):
             estimator.fit(preparation.model_rows(rows.X), y)
-        return {"estimator_": estimator, "_fitted_to": fitted_to}
+        gives = [
+            n for n in ("decision_function", "predict_proba") if hasattr(estimator, n)
+        ]
+        if preparation.labels == "local" and not gives:
+            raise TypeError(
+                f"{inner} gives neither decision values nor probabilities, and classes "
+                "of new tasks are told apart by these. Use another estimator."
+            )
+        return {"estimator_": estimator, "_title": f"{inner} {which}"}
 
     def _pooled_targets(
         self, tasks: TaskSet | ClassPool, preparation: RowPreparation
@@ -203,27 +211,28 @@ class _Pooled(_Baseline):
         self, X: Any, y: NDArray[Any], classes: NDArray[Any] | None
     ) -> AdaptedModel:
         if self._preparation.labels == "local":
-            return ClassMeans(self.estimator_, class_outputs(self.estimator_, X), y)
+            outputs_of = ClassOutputs(self.estimator_, self._title)
+            return ClassMeans(outputs_of, outputs_of(X), y)
         model = self._pooled_model()
         model.predict(X)  # refuses what is no row
         return model
 
     def _pooled_model(self) -> InnerClassifier | InnerRegressor:
         """Return the model of every task, where labels mean the same in all."""
-        preparation, fitted_to = self._preparation, self._fitted_to
+        preparation, title = self._preparation, self._title
         if not self._classifies:
             n_outputs = None if preparation.flat_y else preparation.n_outputs
-            return InnerRegressor(self.estimator_, n_outputs, fitted_to)
+            return InnerRegressor(self.estimator_, n_outputs, title)
         classes = preparation.classes
         assert classes is not None
-        return InnerClassifier(self.estimator_, classes, classes, fitted_to)
+        return InnerClassifier(self.estimator_, classes, classes, title)
 
     def _predict_episodes(
         self, X: Any, y: NDArray[Any], query_X: Any, episodes: Sequence[RowEpisode]
     ) -> Iterator[NDArray[Any]]:
         try:
             known = self._predicted_at_once(X, y, query_X, episodes)
-        except ValueError:
+        except (TypeError, ValueError):
             known = None  # one by one, to say which task it is
         if known is None:
             known = super()._predict_episodes(X, y, query_X, episodes)
@@ -239,10 +248,10 @@ class _Pooled(_Baseline):
             n_outputs = len(getattr(self.estimator_, "classes_", ()))
             if n_outputs * (len(rows) + len(support)) > OUTPUTS_AT_ONCE:
                 return None
-            outputs = class_outputs(self.estimator_, rows)
-            of_support = outputs
+            outputs_of = ClassOutputs(self.estimator_, self._title)
+            of_support = outputs = outputs_of(rows)
             if support is not rows:
-                of_support = class_outputs(self.estimator_, support)
+                of_support = outputs_of(support)
             return _nearest_means(of_support, y, outputs, episodes)
         model = self._pooled_model()
         predictions = model.predict(rows)
@@ -269,19 +278,21 @@ class _PerTask(_Baseline):
     ) -> AdaptedModel:
         if classes is not None and len(np.unique(y)) == 1:
             return Constant(int(y[0]), len(classes))
-        fitted_to = "1 support row" if len(y) == 1 else f"{len(y)} support rows"
+        which = f"fitted to {len(y)} support row{'' if len(y) == 1 else 's'}"
+        inner = shown(self._inner())
+        title = f"{inner} {which}"
         preparation = self._preparation
         if classes is not None:
             y = classes[y]
         elif preparation.flat_y:
             y = y[:, 0]
         estimator = fresh(self._inner(), self._seed)
-        with explained(estimator, f"cannot be fitted to {fitted_to}"):
+        with explained(f"{inner} cannot be {which}"):
             estimator.fit(X, y)
         if classes is not None:
-            return InnerClassifier(estimator, np.unique(y), classes, fitted_to)
+            return InnerClassifier(estimator, np.unique(y), classes, title)
         n_outputs = None if preparation.flat_y else preparation.n_outputs
-        return InnerRegressor(estimator, n_outputs, fitted_to)
+        return InnerRegressor(estimator, n_outputs, title)
 
 
 def _nearest_means(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import issparse
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.multiclass import type_of_target
 from torch import nn
@@ -21,6 +22,10 @@ from sklmeta import (
     FewShotRegressor,
     MAMLClassifier,
     MAMLRegressor,
+    PerTaskClassifier,
+    PerTaskRegressor,
+    PooledClassifier,
+    PooledRegressor,
     ProtoNetClassifier,
     TaskSet,
 )
@@ -39,6 +44,17 @@ PROTONET = ProtoNetClassifier(max_iter=5, **FEW_UPDATES)
 MAML_REGRESSOR = MAMLRegressor(
     inner_lr=0.1, n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
 )
+CLASSIFIERS = {
+    "maml": MAML_CLASSIFIER,
+    "protonet": PROTONET,
+    "pooled": PooledClassifier(),
+    "per task": PerTaskClassifier(),
+}
+REGRESSORS = {
+    "maml": MAML_REGRESSOR,
+    "pooled": PooledRegressor(),
+    "per task": PerTaskRegressor(),
+}
 
 
 def feature_matrix(rng, width, names):
@@ -71,17 +87,17 @@ def linear_tasks(width, names, n_outputs):
 
 @functools.cache
 def trained_classifier(algorithm, width, names, classes, labels):
-    template = {"maml": MAML_CLASSIFIER, "protonet": PROTONET}[algorithm]
+    template = CLASSIFIERS[algorithm]
     # Shots are per class with local labels, per task with shared ones.
     n_shot = 5 if labels == "local" else 15
     tasks = blob_tasks(width, names, classes, labels)
-    return type(template)(**{**template.get_params(), "n_shot": n_shot}).fit(tasks)
+    return clone(template).set_params(n_shot=n_shot).fit(tasks)
 
 
 @functools.cache
-def trained_regressor(width, names, n_outputs):
+def trained_regressor(algorithm, width, names, n_outputs):
     tasks = linear_tasks(width, names, n_outputs)
-    return MAMLRegressor(**MAML_REGRESSOR.get_params()).fit(tasks)
+    return clone(REGRESSORS[algorithm]).fit(tasks)
 
 
 def width_and_names(X):
@@ -142,15 +158,61 @@ class ProtoNetShared(SelfTrainedClassifier):
     algorithm, labels = "protonet", "shared"
 
 
-class MAMLRegression(_SelfTrained, FewShotRegressor):
+class PerTaskLocal(SelfTrainedClassifier):
+    algorithm, labels = "per task", "local"
+
+
+class PerTaskShared(SelfTrainedClassifier):
+    algorithm, labels = "per task", "shared"
+
+
+class PooledLocal(SelfTrainedClassifier):
+    algorithm, labels = "pooled", "local"
+
+
+class PooledShared(SelfTrainedClassifier):
+    algorithm, labels = "pooled", "shared"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # it ignores what the checks train on
+        return tags
+
+
+class SelfTrainedRegressor(_SelfTrained, FewShotRegressor):
+    algorithm = ""
+
     def meta_trained(self, X, y):
         width, names = width_and_names(X)
         shape = np.asarray(y).shape
-        return trained_regressor(width, names, shape[1] if len(shape) == 2 else 0)
+        n_outputs = shape[1] if len(shape) == 2 else 0
+        return trained_regressor(self.algorithm, width, names, n_outputs)
+
+
+class MAMLRegression(SelfTrainedRegressor):
+    algorithm = "maml"
+
+
+class PerTaskRegression(SelfTrainedRegressor):
+    algorithm = "per task"
+
+
+class PooledRegression(SelfTrainedRegressor):
+    algorithm = "pooled"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # it ignores what the checks train on
+        return tags
 
 
 @pytest.mark.parametrize(
-    "few_shot", [MAMLLocal, MAMLShared, ProtoNetLocal, ProtoNetShared, MAMLRegression]
+    "few_shot",
+    [
+        *(MAMLLocal, MAMLShared, ProtoNetLocal, ProtoNetShared, MAMLRegression),
+        *(PerTaskLocal, PerTaskShared, PooledLocal, PooledShared),
+        *(PerTaskRegression, PooledRegression),
+    ],
 )
 def test_scikit_learns_checks_pass_without_expected_failures(few_shot):
     results = check_estimator(few_shot(), on_skip=None)
