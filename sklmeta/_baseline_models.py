@@ -25,7 +25,6 @@ __all__ = [
     "class_means",
     "explained",
     "fresh",
-    "shown",
     "suspect",
 ]
 
@@ -46,11 +45,6 @@ def fresh(estimator: Any, seed: int) -> Any:
     ]
     seeds = random.randint(np.iinfo(np.int32).max, size=len(names)).tolist()
     return estimator.set_params(**dict(zip(names, seeds, strict=True)))
-
-
-def shown(estimator: Any) -> str:
-    """Return an estimator's repr in one line."""
-    return " ".join(repr(estimator).split())
 
 
 @contextmanager

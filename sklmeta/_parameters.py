@@ -19,6 +19,7 @@ __all__ = [
     "check_integer",
     "check_positive",
     "resolve_device",
+    "shown",
     "with_common_parameters",
 ]
 
@@ -201,6 +202,11 @@ def check_positive(name: str, value: Any) -> None:
     check_scalar(value, name, numbers.Real, min_val=0, include_boundaries="neither")
     if not value < float("inf"):
         raise ValueError(f"{name} must be finite, got {value!r}.")
+
+
+def shown(value: Any) -> str:
+    """Return the repr of a value, also of a pipeline, in one line."""
+    return " ".join(repr(value).split())
 
 
 def check_fraction(name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ from sklmeta import _leakage
 from sklmeta._adapted import AdaptedModel
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
+from sklmeta._parameters import shown
 from sklmeta._pooling import take_rows
 from sklmeta._row_episodes import (
     RowEpisode,
@@ -274,9 +275,9 @@ class BaseMetaLearner(BaseEstimator):
             if _same(now, before):
                 continue
             raise ValueError(
-                f"{name}={now!r} acts {when}, and this {type(self).__name__} was "
-                f"meta-trained with {name}={before!r}. Set it back, or meta-train anew "
-                "with fit on tasks (where a search over tasks can tune it)."
+                f"{name}={shown(now)} acts {when}, and this {type(self).__name__} was "
+                f"meta-trained with {name}={shown(before)}. Set it back, or meta-train "
+                "anew with fit on tasks (where a search over tasks can tune it)."
             )
 
     # Judging ---------------------------------------------------------------------

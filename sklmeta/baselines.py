@@ -30,11 +30,11 @@ from sklmeta._baseline_models import (
     class_means,
     explained,
     fresh,
-    shown,
     suspect,
 )
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
+from sklmeta._parameters import shown
 from sklmeta._row_episodes import RowEpisode, scoring_spec, targets_of
 from sklmeta._row_preparation import RowPreparation
 from sklmeta._schema import Settings, task_names
@@ -111,7 +111,10 @@ class _Baseline(BaseMetaLearner):
         preparation = RowPreparation.learn(settings, tasks)
         scoring_spec(self, preparation)  # refuses wrong counts
         learned = self._learned(tasks, preparation, seed)
-        self._keep_learned(preparation, _leakage.fingerprints(tasks))
+        # Who learns nothing from tasks can be scored on them.
+        learns = self.__sklmeta_tags__().learns_from_tasks
+        seen = _leakage.fingerprints(tasks) if learns else {}
+        self._keep_learned(preparation, seen)
         self._seed = seed
         for name, value in learned.items():
             setattr(self, name, value)
