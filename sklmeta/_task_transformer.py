@@ -117,7 +117,8 @@ class TaskTransformer(  # type: ignore[call-arg]
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Targets of rows; None with tasks.
         groups : array-like of shape (n_samples,), default=None
-            The task of each row in long format; makes no difference unless `per_task`.
+            The task of each row in long format. Makes no difference: rows of all tasks
+            are transformed alike, and `per_task` takes no rows.
 
         Returns
         -------
@@ -132,7 +133,7 @@ class TaskTransformer(  # type: ignore[call-arg]
             If the rows cannot be transformed.
         """
         self._check_transformer()
-        if self._takes_as_rows(X, groups):
+        if self._takes_as_rows(X):
             self.transformer_ = _fitted(clone(self.transformer), _array(X), y)
             return self
         tasks = drawn_tasks(as_tasks(X, y, groups))
@@ -160,7 +161,7 @@ class TaskTransformer(  # type: ignore[call-arg]
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Targets of rows; None with tasks.
         groups : array-like of shape (n_samples,), default=None
-            The task of each row in long format.
+            The task of each row in long format. Makes no difference.
 
         Returns
         -------
@@ -175,7 +176,7 @@ class TaskTransformer(  # type: ignore[call-arg]
             If the rows cannot be transformed.
         """
         self._check_transformer()
-        if self._takes_as_rows(X, groups):
+        if self._takes_as_rows(X):
             return self._fit_transform_rows(_array(X), y)
         tasks = as_tasks(X, y, groups)
         if isinstance(tasks, TaskDistribution):
@@ -262,9 +263,18 @@ class TaskTransformer(  # type: ignore[call-arg]
         -------
         self : object
             This transformer.
+
+        Raises
+        ------
+        ValueError
+            If the transformer has no `set_output`.
         """
+        if transform is not None and not hasattr(self.transformer, "set_output"):
+            raise ValueError(
+                f"{self.transformer!r} has no set_output: its container cannot be set."
+            )
         for one in (self.transformer, getattr(self, "transformer_", None)):
-            if one is not None:
+            if hasattr(one, "set_output"):
                 one.set_output(transform=transform)
         return self
 
@@ -303,9 +313,9 @@ class TaskTransformer(  # type: ignore[call-arg]
         if not isinstance(self.per_task, (bool, np.bool_)):
             raise TypeError(f"per_task must be True or False, got {self.per_task!r}.")
 
-    def _takes_as_rows(self, X: Any, groups: Any) -> bool:
+    def _takes_as_rows(self, X: Any) -> bool:
         """Whether X is rows to be handed on as they are."""
-        if _holds_tasks(X) or (self.per_task and groups is not None):
+        if _holds_tasks(X):
             return False
         self._refuse_rows()
         return True
@@ -313,9 +323,10 @@ class TaskTransformer(  # type: ignore[call-arg]
     def _refuse_rows(self) -> None:
         if self.per_task:
             raise ValueError(
-                "A transformer with per_task=True does not know which task these rows "
-                "are from. Give tasks, or put it into a MetaPipeline, whose adapt fits "
-                "it on the support rows."
+                "A transformer with per_task=True takes tasks and got rows. Give a "
+                "TaskSet, such as TaskSet.from_arrays(X, y, groups); or put it into a "
+                "MetaPipeline, whose fit takes long format, and whose adapt fits it on "
+                "the support rows."
             )
 
     def _not_classes(self, tasks: TaskSet | ClassPool) -> TaskSet:

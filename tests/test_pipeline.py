@@ -33,6 +33,8 @@ from sklmeta import (
     MAMLRegressor,
     MetaPipeline,
     MetaTrainingError,
+    PerTaskRegressor,
+    PooledRegressor,
     ProtoNetClassifier,
     Task,
     TaskLeakageWarning,
@@ -42,7 +44,7 @@ from sklmeta import (
     make_meta_pipeline,
 )
 from sklmeta.datasets import load_digits_pool, make_sinusoids
-from sklmeta.model_selection import TaskKFold, evaluate
+from sklmeta.model_selection import TaskKFold, compare, evaluate
 from sklmeta.utils.learner_checks import yield_meta_checks
 
 SHORT = {"max_iter": 8, "batch_size": 4, "random_state": 0}
@@ -323,6 +325,21 @@ def test_pandas_output_reaches_the_meta_learner():
     model.predict(task.X)
 
 
+def test_a_pipeline_of_transformers_as_one_step():
+    inner = make_pipeline(StandardScaler(), PCA(1))
+    tasks = shops(features=NUMBERS)
+    pipe = piped(inner, REGRESSOR).fit(tasks[:16])
+    flat = piped(StandardScaler(), PCA(1), REGRESSOR).fit(tasks[:16])
+    assert pipe.score(tasks[16:]) == flat.score(tasks[16:])
+    X, y, query = support_of()
+    again = pickle.loads(pickle.dumps(pipe))._own_copy()
+    assert_array_equal(
+        again.adapt(X, y).predict(query), flat.adapt(X, y).predict(query)
+    )
+    with pytest.raises(ValueError, match="pipeline__standardscaler__with_mean=False"):
+        pipe.set_params(pipeline__standardscaler__with_mean=False).adapt(X, y)
+
+
 def test_arrays_have_no_feature_names():
     pipe = piped(StandardScaler(), REGRESSOR).fit(make_sinusoids(9))
     assert not hasattr(pipe, "feature_names_in_")
@@ -547,6 +564,82 @@ def test_long_format_without_routing_names_the_remedy():
     pipe = piped(StandardScaler(), REGRESSOR)
     with pytest.raises(ValueError, match="X and y alone do not say which rows"):
         pipe.fit(FRAME[NUMBERS], FRAME["units"])
+
+
+def test_search_over_how_transformers_are_fitted():
+    pipe = piped(TaskTransformer(StandardScaler()), REGRESSOR)
+    grid = {
+        "tasktransformer__per_task": [True, False],
+        "tasktransformer__transformer__with_std": [True, False],
+    }
+    search = GridSearchCV(pipe, grid, cv=TaskKFold(2), error_score="raise")
+    search.fit(shops(features=NUMBERS))
+    own, own_mean, common, common_mean = search.cv_results_["mean_test_score"]
+    assert len({own, own_mean, common}) == 3
+    # The learner scales columns by all training rows too.
+    assert_allclose(common_mean, common, rtol=1e-3)
+
+
+def test_validation_tasks_in_a_search():
+    tasks = shops(features=NUMBERS)
+    held_out = ValidationTasks(tasks[16:])
+    pipe = piped(StandardScaler(), REGRESSOR)
+    pipe.set_params(mamlregressor__early_stopping=True, mamlregressor__eval_every=4)
+    search = GridSearchCV(
+        pipe, {"mamlregressor__n_shot": [3]}, cv=TaskKFold(2), error_score="raise"
+    )
+    plain = clone(search).fit(tasks[:16], validation_tasks=held_out)
+    assert "valid_loss" in plain.best_estimator_[-1].history_[0]
+    with sklearn.config_context(enable_metadata_routing=True):
+        search.set_params(estimator=pipe.set_fit_request(validation_tasks=True))
+        routed = search.fit(tasks[:16], validation_tasks=held_out)
+    assert routed.best_score_ == plain.best_score_
+
+
+@pytest.mark.parametrize("verb", ["fit", "score", "partial_fit"])
+def test_asks_for_groups_by_itself(verb):
+    with sklearn.config_context(enable_metadata_routing=True):
+        requests = piped(StandardScaler(), REGRESSOR).get_metadata_routing()
+    assert getattr(requests, verb).requests["groups"] is True
+
+
+# Baselines as the last step -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", [PooledRegressor(), PerTaskRegressor()])
+def test_baselines_come_last_too(baseline):
+    tasks = shops(features=NUMBERS)
+    pipe = piped(PCA(1), baseline).fit(tasks[:16])
+    pca = PCA(1).fit(tasks[:16].rows().X)
+    by_hand = clone(baseline).fit(scaled(tasks[:16], pca))
+    new = scaled(tasks[16:], pca)
+    assert_allclose(pipe.score(tasks[16:]), by_hand.score(new))
+    X, y, query = support_of()
+    expected = by_hand.adapt(pca.transform(X), y).predict(pca.transform(query))
+    assert_allclose(pipe.adapt(X, y).predict(query), expected)
+    assert not hasattr(pipe, "partial_fit")
+    with pytest.raises(
+        TypeError, match=r"validation_tasks were given, and P\w+ takes n"
+    ):
+        pipe.fit(tasks[:16], validation_tasks=tasks[16:])
+
+
+def test_compare_pipelines_and_plain_estimators():
+    tasks = shops(features=NUMBERS)
+    methods = {
+        "scaled by task": piped(
+            TaskTransformer(StandardScaler(), per_task=True), PerTaskRegressor()
+        ),
+        "per task": PerTaskRegressor(),
+        "pooled": piped("passthrough", PooledRegressor()),
+    }
+    scores = compare(methods, tasks, cv=TaskKFold(2), n_shot=4, n_episodes=2).scores
+    by_method = scores.pivot(
+        index=["task", "episode"], columns="method", values="score"
+    )
+    # Its own estimator scales by the support rows already.
+    assert_allclose(by_method["scaled by task"], by_method["per task"], rtol=1e-6)
+    assert abs(by_method["pooled"] - by_method["per task"]).min() > 1e-6
 
 
 # What is kept, what is touched --------------------------------------------------------

@@ -313,9 +313,11 @@ def test_class_pool_and_rows_have_no_tasks_to_fit_on():
     own = TaskTransformer(StandardScaler(), per_task=True)
     with pytest.raises(ValueError, match="cannot transform a ClassPool"):
         own.fit(load_digits_pool()[:3])
-    with pytest.raises(ValueError, match="does not know which task these rows"):
+    with pytest.raises(ValueError, match="takes tasks and got rows"):
         own.fit(rows_of(NUMBERS))
-    with pytest.raises(ValueError, match="does not know which task these rows"):
+    with pytest.raises(ValueError, match="takes tasks and got rows"):
+        own.fit_transform(rows_of(NUMBERS), FRAME["units"], groups=FRAME["shop"])
+    with pytest.raises(ValueError, match="takes tasks and got rows"):
         own.fit(NUMBERS).transform(rows_of(NUMBERS))
 
 
@@ -357,6 +359,22 @@ def test_pandas_output_by_configuration():
         moved = TaskTransformer(StandardScaler()).fit_transform(NUMBERS)
     assert isinstance(moved, TaskSet)
     assert isinstance(moved.rows().X, pd.DataFrame)
+
+
+class WithoutOutput(BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_transformers_without_containers():
+    transformer = TaskTransformer(WithoutOutput()).set_output(transform=None)
+    with pytest.raises(ValueError, match=r"WithoutOutput\(\) has no set_output"):
+        transformer.set_output(transform="pandas")
+    moved = transformer.fit_transform(NUMBERS)  # has no fit_transform either
+    assert_array_equal(rows_of(moved), rows_of(NUMBERS))
 
 
 def test_sparse_output_becomes_dense():

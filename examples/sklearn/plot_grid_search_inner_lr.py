@@ -32,7 +32,7 @@ NUMBERS, TEXT = ["price", "degrees"], ["weekday"]
 
 
 def main(argv=None):
-    """Search in both forms, adapt to a new shop and draw; return the best parameters."""
+    """Search in both forms, adapt to a new shop, draw; return the best parameters."""
     options = parse(argv)
     matplotlib.use("Agg")
     torch.set_num_threads(1)  # the nets are small
