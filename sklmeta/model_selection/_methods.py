@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._judging import classifies, one_thread, score_episodes
 from sklmeta.model_selection._metrics import Metric
+from sklmeta.model_selection._predictions import refuse_without_adapt
 from sklmeta.model_selection._protocol import DrawnEpisodes
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
@@ -64,6 +65,7 @@ def check_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
     for name, estimator in estimators.items():
         try:
             kinds[name] = classifies(estimator)
+            refuse_without_adapt(estimator)
             fitted = is_fitted(estimator)
         except TypeError as error:
             raise renamed(error, f"Method {name!r}") from error

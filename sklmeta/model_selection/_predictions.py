@@ -36,7 +36,13 @@ from sklmeta.exceptions import MetaTrainingError
 from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._protocol import DrawnEpisodes
 
-__all__ = ["EpisodePrediction", "episode_predictions", "episodes_at_once", "label_kind"]
+__all__ = [
+    "EpisodePrediction",
+    "episode_predictions",
+    "episodes_at_once",
+    "label_kind",
+    "refuse_without_adapt",
+]
 
 # Fixed, so that numbers do not depend on how episodes are spread over processes.
 EPISODES_PER_BLOCK = 256
@@ -128,6 +134,13 @@ def _why_not(estimator: Any) -> str:
         "the estimator under the same contract as PooledClassifier(...) or "
         "PerTaskClassifier(...) (regressors: PooledRegressor, PerTaskRegressor)."
     )
+
+
+def refuse_without_adapt(estimator: Any) -> None:
+    """Refuse estimators that cannot adapt, and hold none (as searches do) that can."""
+    holds_another = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")
+    if not (hasattr(estimator, "adapt") or holds_another):
+        raise TypeError(_why_not(estimator))
 
 
 def label_kind(estimator: Any) -> str | None:

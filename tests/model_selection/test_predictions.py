@@ -224,7 +224,8 @@ class Nearest(ClassifierMixin, BaseEstimator):
 class TestAnythingThatAdapts:
     def test_one_by_one(self):
         tasks = clusters(2)
-        meta, drawn = Nearest().fit(tasks), EpisodeProtocol(n_shot=9, n_episodes=2).draw(tasks, True)
+        meta, protocol = Nearest().fit(tasks), EpisodeProtocol(n_shot=9, n_episodes=2)
+        drawn = protocol.draw(tasks, True)
         found = list(episode_predictions(meta, drawn, "predict_proba"))
         X, y = drawn.rows.X, drawn.y
         for e, given in enumerate(found):
@@ -237,7 +238,8 @@ class TestAnythingThatAdapts:
     def test_errors_name_the_task(self):
         tasks = clusters(2)
         tasks = TaskSet([tasks[0], Task(tasks[1].X, ["one"] * len(tasks[1]), "flat")])
-        meta, drawn = Nearest().fit(tasks), EpisodeProtocol(n_shot=9, n_episodes=2).draw(tasks, True)
+        meta, protocol = Nearest().fit(tasks), EpisodeProtocol(n_shot=9, n_episodes=2)
+        drawn = protocol.draw(tasks, True)
         with pytest.raises(ValueError, match=r"task 'flat' \(episode 0\): This solver"):
             list(episode_predictions(meta, drawn))
 
