@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ __all__ = [
     "check_fraction",
     "check_integer",
     "check_positive",
+    "filled_in",
     "resolve_device",
     "shown",
     "with_common_parameters",
@@ -123,11 +124,19 @@ def with_common_parameters(cls: Class) -> Class:
 
     The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
     """
+    return filled_in(
+        cls,
+        {
+            "<common parameters>": COMMON_PARAMETERS,
+            "<common attributes>": COMMON_ATTRIBUTES,
+        },
+    )
+
+
+def filled_in(cls: Class, texts: Mapping[str, str]) -> Class:
+    """Write texts into a class docstring where it has lines that stand for them."""
     doc = cls.__doc__ or ""
-    for mark, text in (
-        ("<common parameters>", COMMON_PARAMETERS),
-        ("<common attributes>", COMMON_ATTRIBUTES),
-    ):
+    for mark, text in texts.items():
         doc = doc.replace(mark, text.rstrip().replace("\n", "\n    ").lstrip())
     cls.__doc__ = "\n".join(line.rstrip() for line in doc.split("\n"))
     return cls

@@ -8,6 +8,7 @@ meta-learner that is not better than both has nothing to give on these data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -34,7 +35,7 @@ from sklmeta._baseline_models import (
 )
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
-from sklmeta._parameters import shown
+from sklmeta._parameters import filled_in, shown
 from sklmeta._row_episodes import RowEpisode, scoring_spec, targets_of
 from sklmeta._row_preparation import RowPreparation
 from sklmeta._schema import Settings, task_names
@@ -50,6 +51,47 @@ __all__ = [
 
 # Outputs of all rows are kept at once up to this many: 256 MB.
 OUTPUTS_AT_ONCE = 2**25
+
+BASELINE_PARAMETERS = """\
+n_way : int, (int, int) or None, default=None
+    Ways of the episodes of `score`, with local labels: a number, a range drawn per
+    episode, or None for all classes of the task (5 for a `ClassPool`).
+
+n_shot : int or (int, int), default=5
+    Support rows of the episodes of `score`: per class with local labels, per task with
+    shared labels and in regression.
+
+support_order : {"random", "first"}, default="random"
+    "first" takes the first `n_shot` rows of a task as support and only later rows as
+    query, for data in time order.
+
+small_tasks : {"shrink", "drop", "raise"}, default="shrink"
+    What `score` does with tasks that have no query row left after `n_shot` support
+    rows: use fewer support rows, leave the task out, or refuse.
+
+random_state : int, RandomState instance or None, default=None
+    Seed of every `random_state` of `estimator` that is None, drawn by `fit`. An int
+    also seeds the episodes of `score`, as for every meta-learner.
+"""
+
+BASELINE_ATTRIBUTES = """\
+n_features_in_ : int
+    Number of features seen during `fit`.
+
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Names of the features; only if `X` had string column names.
+
+adapted_ : few-shot estimator
+    What the last `adapt` returned; `predict` uses it.
+"""
+
+_with_shared_docs = partial(
+    filled_in,
+    texts={
+        "<baseline parameters>": BASELINE_PARAMETERS,
+        "<baseline attributes>": BASELINE_ATTRIBUTES,
+    },
+)
 
 
 class _Baseline(BaseMetaLearner):
@@ -312,6 +354,7 @@ def _nearest_means(
         yield classes[distances.argmin(1)]
 
 
+@_with_shared_docs
 class PooledClassifier(MetaClassifierMixin, _Pooled):
     """One scikit-learn classifier fitted to the rows of all tasks: tasks are ignored.
 
@@ -330,41 +373,17 @@ class PooledClassifier(MetaClassifierMixin, _Pooled):
         [0, 1]. None means logistic regression on scaled features, which takes long
         where hundreds of classes have labels of their own.
 
-    n_way : int, (int, int) or None, default=None
-        Ways of the episodes of `score`, with local labels.
-
-    n_shot : int or (int, int), default=5
-        Support rows of the episodes of `score`: per class with local labels, per task
-        with shared labels.
-
-    support_order : {"random", "first"}, default="random"
-        "first" takes the first `n_shot` rows of a task as support and only later rows
-        as query, for data in time order.
-
-    small_tasks : {"shrink", "drop", "raise"}, default="shrink"
-        What `score` does with tasks that have no query row left after `n_shot` support
-        rows: use fewer support rows, leave the task out, or refuse.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of every `random_state` in `estimator` that is None; an int also seeds the
-        episodes of `score`, as for every meta-learner.
+    <baseline parameters>
 
     Attributes
     ----------
     estimator_ : classifier
         The classifier fitted to all rows.
 
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only if `X` had string column names.
+    <baseline attributes>
 
     classes_ : ndarray of shape (n_classes,)
         Shared labels; with local labels, each adapted estimator has its own.
-
-    adapted_ : FewShotClassifier
-        What the last `adapt` returned; `predict` uses it.
 
     See Also
     --------
@@ -387,6 +406,7 @@ class PooledClassifier(MetaClassifierMixin, _Pooled):
         return local or super()._has_probabilities()
 
 
+@_with_shared_docs
 class PooledRegressor(MetaRegressorMixin, _Pooled):
     """One scikit-learn regressor fitted to the rows of all tasks: tasks are ignored.
 
@@ -399,37 +419,14 @@ class PooledRegressor(MetaRegressorMixin, _Pooled):
         container they came in, missing values included, images as rows of pixels in
         [0, 1]. None means ridge regression on scaled features.
 
-    n_way : None
-        For classifiers.
-
-    n_shot : int or (int, int), default=5
-        Support rows of the episodes of `score`.
-
-    support_order : {"random", "first"}, default="random"
-        "first" takes the first `n_shot` rows of a task as support and only later rows
-        as query, for data in time order.
-
-    small_tasks : {"shrink", "drop", "raise"}, default="shrink"
-        What `score` does with tasks that have no query row left after `n_shot` support
-        rows: use fewer support rows, leave the task out, or refuse.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of every `random_state` in `estimator` that is None; an int also seeds the
-        episodes of `score`, as for every meta-learner.
+    <baseline parameters>
 
     Attributes
     ----------
     estimator_ : regressor
         The regressor fitted to all rows.
 
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only if `X` had string column names.
-
-    adapted_ : FewShotRegressor
-        What the last `adapt` returned; `predict` uses it.
+    <baseline attributes>
 
     See Also
     --------
@@ -447,6 +444,7 @@ class PooledRegressor(MetaRegressorMixin, _Pooled):
     """
 
 
+@_with_shared_docs
 class PerTaskClassifier(MetaClassifierMixin, _PerTask):
     """A scikit-learn classifier for the support rows of each task, and nothing else.
 
@@ -461,38 +459,14 @@ class PerTaskClassifier(MetaClassifierMixin, _PerTask):
         container they came in, missing values included, images as rows of pixels in
         [0, 1]. None means logistic regression on scaled features. Read when adapting.
 
-    n_way : int, (int, int) or None, default=None
-        Ways of the episodes of `score`, with local labels.
-
-    n_shot : int or (int, int), default=5
-        Support rows of the episodes of `score`: per class with local labels, per task
-        with shared labels.
-
-    support_order : {"random", "first"}, default="random"
-        "first" takes the first `n_shot` rows of a task as support and only later rows
-        as query, for data in time order.
-
-    small_tasks : {"shrink", "drop", "raise"}, default="shrink"
-        What `score` does with tasks that have no query row left after `n_shot` support
-        rows: use fewer support rows, leave the task out, or refuse.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of every `random_state` in `estimator` that is None, read by `fit`; an int
-        also seeds the episodes of `score`, as for every meta-learner.
+    <baseline parameters>
 
     Attributes
     ----------
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only if `X` had string column names.
+    <baseline attributes>
 
     classes_ : ndarray of shape (n_classes,)
         Shared labels; with local labels, each adapted estimator has its own.
-
-    adapted_ : FewShotClassifier
-        What the last `adapt` returned; `predict` uses it.
 
     See Also
     --------
@@ -510,6 +484,7 @@ class PerTaskClassifier(MetaClassifierMixin, _PerTask):
     """
 
 
+@_with_shared_docs
 class PerTaskRegressor(MetaRegressorMixin, _PerTask):
     """A scikit-learn regressor for the support rows of each task, and nothing else.
 
@@ -523,34 +498,11 @@ class PerTaskRegressor(MetaRegressorMixin, _PerTask):
         container they came in, missing values included, images as rows of pixels in
         [0, 1]. None means ridge regression on scaled features. Read when adapting.
 
-    n_way : None
-        For classifiers.
-
-    n_shot : int or (int, int), default=5
-        Support rows of the episodes of `score`.
-
-    support_order : {"random", "first"}, default="random"
-        "first" takes the first `n_shot` rows of a task as support and only later rows
-        as query, for data in time order.
-
-    small_tasks : {"shrink", "drop", "raise"}, default="shrink"
-        What `score` does with tasks that have no query row left after `n_shot` support
-        rows: use fewer support rows, leave the task out, or refuse.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of every `random_state` in `estimator` that is None, read by `fit`; an int
-        also seeds the episodes of `score`, as for every meta-learner.
+    <baseline parameters>
 
     Attributes
     ----------
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only if `X` had string column names.
-
-    adapted_ : FewShotRegressor
-        What the last `adapt` returned; `predict` uses it.
+    <baseline attributes>
 
     See Also
     --------
