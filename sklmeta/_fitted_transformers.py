@@ -95,6 +95,11 @@ class FittedTransformers:
         return steps
 
     @property
+    def learns(self) -> bool:
+        """Whether a transformer has learned from the training tasks."""
+        return any(step is not None and not step.per_task for _, step in self.steps)
+
+    @property
     def per_task(self) -> bool:
         """Whether a transformer is fitted to each task anew."""
         return any(step is not None and step.per_task for _, step in self.steps)

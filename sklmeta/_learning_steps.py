@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklmeta._fitted_transformers import FittedTransformers, unnamed
+from sklmeta._meta_tags import MetaTags
 from sklmeta._pipeline_steps import refuse_changes, step_params
 
 __all__ = ["LearningSteps"]
@@ -62,7 +63,11 @@ class LearningSteps(Pipeline):
     def _install(self, fitted: FittedTransformers, last: Any) -> Self:
         """Set the fitted state."""
         steps = fitted.installed(self.steps[:-1])
-        self._fitted = replace(fitted, params=step_params(steps))
+        tags = getattr(last, "__sklmeta_tags__", MetaTags)()
+        learns = fitted.learns or tags.learns_from_tasks
+        # Who learns nothing from tasks can be scored on them.
+        seen = fitted.seen if learns else {}
+        self._fitted = replace(fitted, params=step_params(steps), seen=seen)
         self.steps = [*steps, (self.steps[-1][0], last)]
         self.__dict__.pop("adapted_", None)
         return self
@@ -137,5 +142,5 @@ class LearningSteps(Pipeline):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_fitted")
 
-    def __sklmeta_tags__(self) -> Any:
-        return self._last.__sklmeta_tags__()
+    def __sklmeta_tags__(self) -> MetaTags:
+        return getattr(self._last, "__sklmeta_tags__", MetaTags)()

@@ -273,9 +273,10 @@ class TaskTransformer(  # type: ignore[call-arg]
             raise ValueError(
                 f"{self.transformer!r} has no set_output: its container cannot be set."
             )
-        for one in (self.transformer, getattr(self, "transformer_", None)):
-            if hasattr(one, "set_output"):
-                one.set_output(transform=transform)
+        if transform is not None:
+            self.transformer.set_output(transform=transform)
+            if hasattr(self, "transformer_"):
+                self.transformer_.set_output(transform=transform)
         return self
 
     @property

@@ -14,10 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklmeta import _leakage
 from sklmeta._fitted_transformers import unnamed
 from sklmeta._learning_steps import LearningSteps
-from sklmeta._pipeline_steps import (
-    check_steps,
-    refuse_without,
-)
+from sklmeta._pipeline_steps import check_steps, refuse_without
 from sklmeta._task_transformer import TaskTransformer
 from sklmeta.base import BaseMetaLearner
 from sklmeta.model_selection._episode_tasks import (
@@ -222,7 +219,28 @@ class MetaPipeline(LearningSteps):
         return self.adapted_
 
     _last_adapted = BaseMetaLearner._last_adapted
-    predict = BaseMetaLearner.predict
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict rows of the task that was adapted to last.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            Rows of that task.
+
+        Returns
+        -------
+        ndarray of shape (n_query,) or (n_query, n_outputs)
+            Labels or numbers.
+
+        Raises
+        ------
+        NotFittedError
+            Before `adapt`.
+        TypeError
+            If tasks are given instead of rows.
+        """
+        return self._last_adapted().predict(_rows_of_one_task(X))
 
     @available_if(lambda self: hasattr(self._last, "predict_proba"))
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
@@ -242,8 +260,10 @@ class MetaPipeline(LearningSteps):
         ------
         NotFittedError
             Before `adapt`.
+        TypeError
+            If tasks are given instead of rows.
         """
-        return self._last_adapted().predict_proba(X)
+        return self._last_adapted().predict_proba(_rows_of_one_task(X))
 
     def predict_tasks(
         self, support_tasks: Any, query_Xs: Sequence[ArrayLike]
@@ -282,12 +302,7 @@ class MetaPipeline(LearningSteps):
     def _adapted_to(self, X: Any, y: Any) -> Pipeline:
         """Return the fitted pipeline for rows of one task; nothing is kept."""
         self._check_ready()
-        if isinstance(X, (Task, TaskSet, ClassPool)):
-            raise TypeError(
-                f"Expected rows, got {X!r}. Give the rows of one task, as in "
-                "adapt(task.X, task.y)."
-            )
-        steps, X = self._fitted.adapted_to(X, y)
+        steps, X = self._fitted.adapted_to(_rows_of_one_task(X), y)
         few_shot = self._last._own_copy().adapt(X, y)
         return Pipeline([*steps, (self.steps[-1][0], few_shot)])
 
@@ -363,6 +378,15 @@ class MetaPipeline(LearningSteps):
             Requests `groups` in `fit` and `score`. Nothing is routed to the steps.
         """
         return BaseEstimator.get_metadata_routing(self)
+
+
+def _rows_of_one_task(X: Any) -> Any:
+    if isinstance(X, (Task, TaskSet, ClassPool)):
+        raise TypeError(
+            f"Expected rows, got {X!r}. Give the rows of one task, as in "
+            "adapt(task.X, task.y) and predict(task.X)."
+        )
+    return X
 
 
 def make_meta_pipeline(

@@ -829,6 +829,27 @@ def test_other_rows_of_a_training_task_warn():
         clone(pipe).partial_fit(first[:2]).partial_fit(first[2:4]).score(rest[1:3])
 
 
+def test_who_learns_nothing_from_tasks_is_scored_on_them_silently():
+    tasks = shops(features=NUMBERS)
+    first = TaskSet(Task(t.X[:5], t.y[:5], t.name) for t in tasks)
+    rest = TaskSet(Task(t.X[4:], t.y[4:], t.name) for t in tasks)
+    own = TaskTransformer(StandardScaler(), per_task=True)
+    piped(own, PerTaskRegressor(n_shot=2)).fit(first).score(rest)
+    learns = piped(StandardScaler(), PerTaskRegressor(n_shot=2)).fit(first)
+    with pytest.warns(TaskLeakageWarning, match="24 of 24"):
+        learns.score(rest)
+
+
+def test_stock_pipelines_take_rounding_for_no_other_rows():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 30)), rng.normal(size=200)
+    tasks = TaskSet.from_arrays(X, y, [f"t{i // 10}" for i in range(200)])
+    pca = TaskTransformer(PCA(5, svd_solver="full"))  # rounds otherwise in transform
+    stock = make_pipeline(pca, clone(REGRESSOR)).fit(tasks)
+    for n_tasks in range(1, 6):
+        stock.score(tasks[:n_tasks])
+
+
 # Refusals -----------------------------------------------------------------------------
 
 
@@ -951,6 +972,10 @@ def test_tasks_instead_of_rows(pipe):
     tasks = shops(features=NUMBERS)
     with pytest.raises(TypeError, match=r"Expected rows, got Task\('shop 2'"):
         pipe.adapt(tasks[2], None)
+    own = pipe._own_copy()
+    own.adapt(tasks[2].X, tasks[2].y)
+    with pytest.raises(TypeError, match=r"Expected rows, got TaskSet\(24 tasks"):
+        own.predict(tasks)
     with pytest.raises(TypeError, match="support_tasks must be a TaskSet"):
         pipe.predict_tasks(load_digits_pool(), [])
     with pytest.raises(ValueError, match="2 support tasks and 1 entries of query_Xs"):
