@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from sklmeta import MAMLRegressor, ProtoNetClassifier
+from sklmeta import (
+    MAMLRegressor,
+    PerTaskClassifier,
+    PerTaskRegressor,
+    PooledClassifier,
+    PooledRegressor,
+    ProtoNetClassifier,
+)
 from sklmeta.metric.protonet import ProtoNet
 from sklmeta.utils.learner_checks import (
     check_meta_learner,
@@ -266,6 +274,109 @@ def test_ignoring_support_targets_is_caught():
     estimator = IgnoresSupportTargets(max_iter=20, outer_lr=5e-3)
     with pytest.raises(AssertionError, match="shuffled labels"):
         run("check_uses_support_labels", estimator)
+
+
+# Promises and their opposites ----------------------------------------------------
+
+
+def promising(parent, **promises):
+    """Return a subclass that promises other things by its tags."""
+
+    class Promising(parent):
+        def __sklmeta_tags__(self):
+            return replace(super().__sklmeta_tags__(), **promises)
+
+    return Promising
+
+
+class LearnsInSecret(PerTaskRegressor):
+    def fit(self, X, y=None, *, groups=None):
+        super().fit(X, y, groups=groups)
+        self.shift_ = len(X)
+        return self
+
+    def predict_tasks(self, support_tasks, query_Xs):
+        predictions = super().predict_tasks(support_tasks, query_Xs)
+        return [one + 1e-9 * self.shift_ for one in predictions]
+
+
+class TakesMissingValues(PooledRegressor):
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+ALL = ("local", "shared", "numbers")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "check", "message"),
+    [
+        (LearnsInSecret(), "check_ignores_tasks", "learns nothing from tasks by its"),
+        (
+            promising(PerTaskRegressor, uses_support=())(),
+            "check_ignores_support",
+            "makes no use of support rows by its tags",
+        ),
+        (
+            promising(PooledRegressor, uses_support=ALL)(),
+            "check_side_by_side",
+            "the same whatever it is adapted to",
+        ),
+        (
+            promising(PooledRegressor, uses_support=ALL)(),
+            "check_uses_support_labels",
+            "shuffled labels",
+        ),
+        (
+            promising(PerTaskRegressor, learns_from_tasks=True)(),
+            "check_beats_untrained",
+            "itself trained on unrelated tasks",
+        ),
+        (
+            promising(ProtoNetClassifier, episodic=False)(max_iter=2),
+            "check_starts_anew",
+            r"\['partial_fit', 'learner_', 'history_', 'n_iter_', 'warm_start'\]",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fit") else None,
+)
+def test_broken_promise_is_caught(estimator, check, message):
+    with pytest.raises(AssertionError, match=message):
+        run(check, estimator)
+
+
+def test_missing_values_are_a_promise_too():
+    with pytest.raises(ValueError, match="NaN"):
+        run("check_failure_keeps", TakesMissingValues())
+    run("check_failure_keeps", PooledRegressor(HistGradientBoostingRegressor()))
+
+
+def test_each_promise_or_its_opposite_is_checked():
+    def checks(estimator):
+        names = {}
+        for _, check in yield_meta_checks(estimator):
+            kind = check.keywords["problem"].kind
+            names.setdefault(kind, set()).add(check.func.__name__)
+        return names
+
+    gradients = checks(ProtoNetClassifier())
+    for kind in ("local", "shared"):
+        assert {
+            *("check_partial_fit", "check_warm_start", "check_beats_untrained"),
+            *("check_beats_per_task_baseline", "check_uses_support_labels"),
+        } <= gradients[kind]
+    pooled, per_task = checks(PooledClassifier()), checks(PerTaskClassifier())
+    assert "check_uses_support_labels" in pooled["local"]
+    assert "check_ignores_support" in pooled["shared"]
+    assert "check_ignores_tasks" in per_task["shared"]
+    for names in (pooled["local"], pooled["shared"], per_task["local"]):
+        assert "check_starts_anew" in names
+        assert ("check_beats_untrained" in names) != ("check_ignores_tasks" in names)
+        assert ("check_ignores_support" in names) != (
+            "check_uses_support_labels" in names
+        )
 
 
 # Learners of others ---------------------------------------------------------------
