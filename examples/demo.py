@@ -15,7 +15,6 @@ from time import perf_counter
 import demo_images
 import demo_sinusoids
 import torch
-from demo_report import format_table
 
 NEXT = """\
 Where to go next
@@ -32,12 +31,13 @@ def main(argv=None):
     start = perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
     size = demo_sinusoids.QUICK if options.quick else demo_sinusoids.Size()
-    waves, figure = demo_sinusoids.run(size, options.folder)
+    found, figure = demo_sinusoids.run(size, options.folder)
     images = demo_images.load(options.data, options.quick)
-    problems = [waves, *demo_images.run(images)]
-    print(f"\n{format_table(problems)}\n")
+    found |= demo_images.run(images)
+    for problem, comparison in found.items():
+        print(f"\n{problem}: {comparison}")
     print(
-        "Intervals are over waves and over episodes: other classes would give others."
+        "\nIntervals are over waves and over episodes: other classes would give others."
     )
     print(f"All of it took {perf_counter() - start:.0f} seconds.\n")
     print(f"Figure of one wave before and after adapting: {figure}\n\n{NEXT}")

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from demo_report import Problem, Result, with_progress
+from demo_report import with_progress
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from sklmeta import ClassPool, MAMLClassifier, ProtoNetClassifier
+from sklmeta import (
+    ClassPool,
+    MAMLClassifier,
+    PerTaskClassifier,
+    ProtoNetClassifier,
+)
 from sklmeta.backbones import ConvNet
 from sklmeta.datasets import fetch_omniglot, load_digits_pool
+from sklmeta.model_selection import Comparison, compare
 
 SHOTS = (1, 5)
 N_WAY = 5
@@ -92,8 +98,8 @@ def with_rotations(pool: ClassPool) -> ClassPool:
     return ClassPool(np.concatenate(turned), labels)
 
 
-def run(images: Images) -> list[Problem]:
-    """Meta-train each method once, for all shots, and judge it at each."""
+def run(images: Images) -> dict[str, Comparison]:
+    """Meta-train each method once, for all shots, and judge them at each."""
     shared = {"n_way": N_WAY, "n_shot": SHOTS, "n_query": N_QUERY, "batch_size": 4}
     shared |= {"backbone": images.backbone, "random_state": 0}
     maml = MAMLClassifier(**shared, **images.maml)
@@ -101,63 +107,31 @@ def run(images: Images) -> list[Problem]:
     with_progress(maml, "MAML meta-trains").fit(images.train)
     with_progress(protonet, "prototypical network meta-trains").fit(images.train)
     maml.set_params(inner_steps=images.maml_steps)
-    metas = {"MAML": maml, "prototypical network": protonet}
-    print("  all methods are judged on the same images", flush=True)
-    return [judge(images, metas, n_shot) for n_shot in SHOTS]
-
-
-def judge(images: Images, metas: dict[str, Any], n_shot: int) -> Problem:
-    """Score all methods on the same episodes of the classes never seen."""
-    rng = np.random.default_rng(n_shot)
-    supports, queries, truths = draw_episodes(
-        images.test, n_shot, images.n_episodes, rng
-    )
-    predictions = {
-        name: meta.predict_tasks(supports, queries) for name, meta in metas.items()
+    methods = {
+        "MAML": maml,
+        "prototypical network": protonet,
+        "nearest neighbour on the pixels": PerTaskClassifier(KNeighborsClassifier(1)),
+        "logistic regression on the pixels": PerTaskClassifier(
+            LogisticRegression(max_iter=1000)
+        ),
     }
-    for name, model in {
-        "logistic regression": LogisticRegression(max_iter=1000),
-        "nearest neighbour": KNeighborsClassifier(1),
-    }.items():
-        predictions[f"{name} on the pixels"] = [
-            model.fit(as_rows(X), y).predict(as_rows(new))
-            for (X, y), new in zip(supports, queries, strict=True)
-        ]
-    results = [
-        Result(name, accuracies(predicted, truths), is_meta=name in metas)
-        for name, predicted in predictions.items()
-    ]
+    print("  all methods are judged on the same images", flush=True)
+    return {title(images, n): judge(images, methods, n) for n in SHOTS}
+
+
+def title(images: Images, n_shot: int) -> str:
     plural = "s" if n_shot > 1 else ""
-    title = (
-        f"{images.name} never seen, {N_WAY}-way, {n_shot} image{plural} of each: "
-        "accuracy"
+    return f"{images.name} never seen, {N_WAY}-way, {n_shot} image{plural} of each"
+
+
+def judge(images: Images, methods: dict[str, Any], n_shot: int) -> Comparison:
+    """Score all methods on the same episodes of the classes never seen."""
+    return compare(
+        methods,
+        images.test,
+        train_tasks=images.train,  # for the baselines, which learn nothing from them
+        n_way=N_WAY,
+        n_shot=n_shot,
+        n_query=N_QUERY,
+        n_episodes=images.n_episodes,
     )
-    return Problem(title, results, unit=" %")
-
-
-def draw_episodes(pool, n_shot, n_episodes, rng):
-    """Draw episodes: lists of supports (X, y), of query images and of their labels."""
-    X, y = pool.X, pool.y
-    rows_of = {label: np.flatnonzero(y == label) for label in pool.classes}
-    supports, queries, truths = [], [], []
-    for _ in range(n_episodes):
-        ways = rng.choice(pool.classes, N_WAY, replace=False)
-        drawn = np.stack(
-            [rng.choice(rows_of[way], n_shot + N_QUERY, replace=False) for way in ways]
-        )
-        support, query = drawn[:, :n_shot].ravel(), drawn[:, n_shot:].ravel()
-        supports.append((X[support], y[support]))
-        queries.append(X[query])
-        truths.append(y[query])
-    return supports, queries, truths
-
-
-def as_rows(images):
-    """Return images as rows of pixels between 0 and 1, for scikit-learn."""
-    return images.reshape(len(images), -1) / 255
-
-
-def accuracies(predictions, truths):
-    """Return the accuracy of each episode in per cent, (T,)."""
-    pairs = zip(predictions, truths, strict=True)
-    return np.array([100 * np.mean(p == truth) for p, truth in pairs])

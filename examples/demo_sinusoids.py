@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from demo_report import Problem, Result, with_progress
+from demo_report import with_progress
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
+from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPRegressor
 
-from sklmeta import MAMLRegressor
+from sklmeta import MAMLRegressor, PerTaskRegressor, PooledRegressor
 from sklmeta.datasets import make_sinusoids
+from sklmeta.model_selection import (
+    Comparison,
+    TaskKFold,
+    compare,
+    make_episode_scorer,
+)
 
 N_SHOT = 5
 STEPS = 10
@@ -35,7 +42,7 @@ class Size:
 QUICK = Size(n_train=50, n_test=20, max_iter=40, pooled_epochs=2)
 
 
-def run(size: Size, folder: Path) -> tuple[Problem, Path]:
+def run(size: Size, folder: Path) -> tuple[dict[str, Comparison], Path]:
     """Train on waves, judge on others, and draw one of them."""
     train = make_sinusoids(size.n_train, n_samples=20, random_state=0)
     test = make_sinusoids(size.n_test, n_samples=N_SHOT + 50, random_state=2026)
@@ -55,32 +62,25 @@ def run(size: Size, folder: Path) -> tuple[Problem, Path]:
     print("  the others are fitted, and all judged on the same points", flush=True)
     pooled = fit_pooled(train, size.pooled_epochs)
     process = tune_process(train[:100])
-
-    supports = [(task.X[:N_SHOT], task.y[:N_SHOT]) for task in test]
-    queries = [task.X[N_SHOT:] for task in test]
-    predictions = {
-        f"MAML, {STEPS} steps on the 5 points": meta.predict_tasks(supports, queries),
-        "Gaussian process on the 5 points": [
-            process.fit(X, y).predict(new)
-            for (X, y), new in zip(supports, queries, strict=True)
-        ],
-        "one network for all waves": [pooled.predict(new) for new in queries],
-    }
-    results = [
-        Result(method, squared_errors(test, predicted), method.startswith("MAML"))
-        for method, predicted in predictions.items()
-    ]
-    title = (
-        f"Sine waves never seen, {N_SHOT} points: mean squared error (lower is better)"
+    found = compare(
+        {
+            f"MAML, {STEPS} steps on the 5 points": meta,
+            "one network for all waves": pooled,
+            "Gaussian process on the 5 points": process,
+        },
+        test,
+        metric="mse",
+        n_shot=N_SHOT,
+        n_episodes=1,
+        support_order="first",
     )
     figure = draw(meta, process, pooled, test[shown_task(test)], folder)
-    return Problem(title, results, lower_is_better=True), figure
+    return {f"Sine waves never seen, {N_SHOT} points": found}, figure
 
 
 def fit_pooled(train, n_epochs):
     """Return one network that learned all rows of all waves as one data set."""
-    rows = train.rows()
-    pooled = MLPRegressor(
+    network = MLPRegressor(
         hidden_layer_sizes=(64, 64),
         learning_rate_init=3e-3,
         max_iter=n_epochs,
@@ -90,7 +90,7 @@ def fit_pooled(train, n_epochs):
     with warnings.catch_warnings():
         # It has long stopped improving when its epochs end.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return pooled.fit(rows.X, rows.y)
+        return PooledRegressor(network).fit(train)
 
 
 def tune_process(tasks):
@@ -99,23 +99,14 @@ def tune_process(tasks):
     Its usual fit by marginal likelihood does worse: five points say little about
     smoothness.
     """
-    processes = [
-        GaussianProcessRegressor(RBF(scale), alpha=1e-4, optimizer=None)
-        for scale in LENGTH_SCALES
-    ]
-    errors = [np.mean([process_error(p, task) for task in tasks]) for p in processes]
-    return processes[int(np.argmin(errors))]
-
-
-def process_error(process, task):
-    process.fit(task.X[:N_SHOT], task.y[:N_SHOT])
-    return np.mean((process.predict(task.X[N_SHOT:]) - task.y[N_SHOT:]) ** 2)
-
-
-def squared_errors(tasks, predictions):
-    """Return each task's mean squared error on the rows after the support, (T,)."""
-    pairs = zip(tasks, predictions, strict=True)
-    return np.array([np.mean((p - task.y[N_SHOT:]) ** 2) for task, p in pairs])
+    search = GridSearchCV(
+        PerTaskRegressor(GaussianProcessRegressor(RBF(), alpha=1e-4, optimizer=None)),
+        {"estimator__kernel__length_scale": LENGTH_SCALES},
+        scoring=make_episode_scorer("mse", n_shot=N_SHOT),
+        cv=TaskKFold(2),
+        error_score="raise",
+    )
+    return search.fit(tasks).best_estimator_
 
 
 def shown_task(tasks):
@@ -141,6 +132,7 @@ def draw(meta, process, pooled, task, folder):
     before = meta.set_params(inner_steps=0).adapt(X, y)
     one_step = meta.set_params(inner_steps=1).adapt(X, y)
     adapted = meta.set_params(inner_steps=STEPS).adapt(X, y)
+    network = pooled.adapt(X, y)
     panels = {
         "MAML adapts to five points of a new wave": [
             (before, "before adapting", {"color": BLUE, "ls": "--", "lw": 1.6}),
@@ -148,8 +140,8 @@ def draw(meta, process, pooled, task, folder):
             (adapted, f"after {STEPS} steps", {"color": BLUE, "lw": 2.4}),
         ],
         "Without meta-learning": [
-            (process.fit(X, y), "Gaussian process", {"color": ORANGE, "lw": 2.4}),
-            (pooled, "one network for all waves", {"color": GREEN, "lw": 2.4}),
+            (process.adapt(X, y), "Gaussian process", {"color": ORANGE, "lw": 2.4}),
+            (network, "one network for all waves", {"color": GREEN, "lw": 2.4}),
         ],
     }
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="tight")
