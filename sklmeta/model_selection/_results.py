@@ -71,7 +71,7 @@ class Evaluation:
         n_units = summary[f"n_{self.unit}s"]
         title = f"Scores on {self.episodes}"
         header = ["metric", "mean", f"{percent(self.confidence)} interval"]
-        return title, header, rows, _notes(self, n_units, paired=False)
+        return title, header, rows, _notes(self, n_units)
 
     def __str__(self) -> str:
         return text_table(*self._table())
@@ -168,22 +168,22 @@ class Comparison:
         summary = self.summary()
         several = summary["metric"].nunique() > 1
         interval = f"{percent(self.confidence)} interval"
-        header = [
-            "method",
-            "mean",
-            interval,
-            f"minus {self.reference}",
-            interval,
-            "wins",
-        ]
+        header = ["method", "mean", interval, "difference", interval, "wins"]
         rows = []
         for method, row in summary.iterrows():
             name = f"{row['metric']}: {method}" if several else str(method)
             rows.append([name, *_mean_cells(row), *_difference_cells(row)])
-        metrics = ", ".join(self.greater_is_better)
+        metrics = ", ".join(
+            name if greater else f"{name} (lower is better)"
+            for name, greater in self.greater_is_better.items()
+        )
         title = f"{metrics} on {self.episodes}"
-        n_units = summary[f"n_{self.unit}s"]
-        return title, header, rows, _notes(self, n_units, paired=True)
+        notes = [
+            *_notes(self, summary[f"n_{self.unit}s"]),
+            f"Difference: minus {self.reference!r}, paired. Wins: share of "
+            f"{self.unit}s on which a method is better than it.",
+        ]
+        return title, header, rows, notes
 
     def __str__(self) -> str:
         return text_table(*self._table())
@@ -232,7 +232,7 @@ def _difference_cells(row: Any) -> list[str]:
     ]
 
 
-def _notes(result: Any, n_units: Sequence[int], *, paired: bool) -> list[str]:
+def _notes(result: Any, n_units: Sequence[int]) -> list[str]:
     """Say what the intervals are."""
     low, high = int(min(n_units)), int(max(n_units))
     if high < 2:
@@ -241,7 +241,5 @@ def _notes(result: Any, n_units: Sequence[int], *, paired: bool) -> list[str]:
             "would differ."
         ]
     n = f"{low}" if low == high else f"{low} to {high}"
-    text = f"{percent(result.confidence)} Student's t intervals over {n} {result.unit}s"
-    if paired:
-        text += "; differences are paired. Wins: share on which a method is better"
-    return [text + "."]
+    level = percent(result.confidence)
+    return [f"{level} Student's t intervals over {n} {result.unit}s."]

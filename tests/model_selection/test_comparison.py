@@ -91,7 +91,8 @@ def protonet():
 
 def table_of(result):
     """Return the lines of a printed table that are rows, as lists of cells."""
-    return [line.split() for line in str(result).split("\n")[2:-1]]
+    end = -2 if "method" in result.scores else -1  # the notes below
+    return [line.split() for line in str(result).split("\n")[2:end]]
 
 
 class TestEvaluate:
@@ -499,10 +500,11 @@ class TestCompareRuns:
 class TestCompareText:
     def test_table(self):
         result = compare(METHODS, LINES, train_tasks=TRAIN, n_episodes=2)
-        title, header, *_, note = str(result).split("\n")
-        assert title == "rmse on 8 tasks, 2 episodes each"
-        assert "minus mid" in header and header.endswith("wins")
-        assert note.startswith("95 % Student's t intervals over 8 tasks; differences")
+        title, header, *_, note, of_difference = str(result).split("\n")
+        assert title == "rmse (lower is better) on 8 tasks, 2 episodes each"
+        assert header.endswith("wins")
+        assert note == "95 % Student's t intervals over 8 tasks."
+        assert of_difference.startswith("Difference: minus 'mid', paired.")
         assert [cells[0] for cells in table_of(result)] == list(METHODS)
         assert table_of(result)[-1][-3:] == ["-", "-", "-"]
         assert "<table>" in result._repr_html_()
