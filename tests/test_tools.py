@@ -17,6 +17,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
+    KFold,
     RandomizedSearchCV,
     cross_val_predict,
     cross_validate,
@@ -34,7 +35,7 @@ from sklmeta import (
     make_meta_pipeline,
 )
 from sklmeta.datasets import Sinusoids
-from sklmeta.exceptions import SmallTaskWarning
+from sklmeta.exceptions import SmallTaskWarning, TaskLeakageWarning
 from sklmeta.model_selection import (
     EpisodicSplit,
     LeaveOneTaskOut,
@@ -380,6 +381,31 @@ def test_a_row_wise_metric_in_long_format_names_the_episode_scorer():
         pytest.raises(NotFittedError, match="make_episode_scorer"),
     ):
         grid_search(learner("numbers"), args, keywords, "r2")
+
+
+@pytest.mark.parametrize("row_wise", ["r2", "neg_mean_squared_error"])
+def test_a_row_wise_metric_on_tasks_is_refused_by_scikit_learn(row_wise):
+    """It asks for y before any of our code is asked; make_episode_scorer says so."""
+    with pytest.raises(TypeError, match="y_true"):
+        grid_search(learner("numbers"), (task_set("numbers"),), {}, row_wise)
+    assert 'scoring="r2"' in make_episode_scorer.__doc__
+
+
+@pytest.mark.parametrize("scoring", ["score", "episode scorer"])
+def test_folds_of_rows_warn_of_leakage(scoring):
+    args, keywords = given("arrays", "numbers")
+    with (
+        sklearn.config_context(enable_metadata_routing=True),
+        pytest.warns(TaskLeakageWarning, match=r"cv=TaskKFold\(\)"),
+    ):
+        cross_validate(
+            learner("numbers"),
+            *args,
+            params=keywords,
+            cv=KFold(3, shuffle=True, random_state=0),
+            scoring=None if scoring == "score" else make_episode_scorer(n_shot=2),
+            error_score="raise",
+        )
 
 
 def test_baselines_are_searched_by_their_inner_parameters():
