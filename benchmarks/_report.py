@@ -75,6 +75,9 @@ def add_device_option(parser: argparse.ArgumentParser, default: str = "auto") ->
         default=default,
         help='"cpu", "cuda", or "auto": a GPU where there is one',
     )
+    parser.add_argument(
+        "--note", action="append", default=[], help="what else the record is to say"
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser, threads: int = 1) -> None:

@@ -372,10 +372,10 @@ def main(argv: list[str] | None = None) -> None:
             f"{format_interval(interval, 100)} % over {interval['n']} episodes"
         )
     print(f"{budget.n_updates} meta-updates in {training_s / 60:.1f} minutes")
-    hidden = ("seed", "threads", "output", "data_home", "tag", "device")
+    hidden = ("seed", "threads", "output", "data_home", "tag", "device", "note")
     benchmark.write(
         parameters={k: v for k, v in vars(args).items() if k not in hidden},
-        deviations=deviations(args),
+        deviations=deviations(args) + args.note,
         results={
             "accuracy": accuracy,
             "training_s": training_s,

@@ -59,18 +59,20 @@ def sinusoid(record: Record, *on_gpu: Record) -> str:
         )
         for steps in errors[0]
     ]
-    ours = [f"sklmeta, {where(one)}" for one in records] if on_gpu else ["sklmeta"]
+    ours = [
+        f"sklmeta, {where(one)}, {one['parameters']['updates']:,} meta-updates"
+        for one in records
+    ]
     return "\n".join(
         [
             "## Sinusoid regression by MAML (`sinusoid.py`)\n",
             f"Mean squared error on {p['test_tasks']} new tasks with "
-            f"{p['test_support_rows']} support rows, after {p['updates']:,} "
-            f"meta-updates of {p['tasks_per_update']} fresh tasks. Paper: Finn, Abbeel "
-            "and Levine 2017 (arXiv:1703.03400), table 2.\n",
+            f"{p['test_support_rows']} support rows, after meta-updates of "
+            f"{p['tasks_per_update']} fresh tasks each. Paper: Finn, Abbeel and Levine "
+            "2017 (arXiv:1703.03400), table 2, 70,000 meta-updates.\n",
             table(("inner steps", *ours, "paper", "asked for: at most"), rows),
-            *(origin(one) + "\n" for one in records),
-            "Deviations from the paper:\n",
-            bullets(record["deviations"]),
+            "Runs, and how each deviates from the paper:\n",
+            *(f"{origin(one)}\n\n{bullets(one['deviations'])}" for one in records),
         ]
     )
 

@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
             "inner_steps": 1,
             "outer_lr": meta.outer_lr,
         },
-        deviations=deviations(args),
+        deviations=deviations(args) + args.note,
         results={"mean_squared_error": errors},
     )
 
