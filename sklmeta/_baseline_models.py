@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from sklmeta._parameters import shown
 from sklmeta._pooling import PooledRows
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Constant",
     "InnerClassifier",
     "InnerRegressor",
+    "Title",
     "class_means",
     "explained",
     "fresh",
@@ -47,24 +50,43 @@ def fresh(estimator: Any, seed: int) -> Any:
     return estimator.set_params(**dict(zip(names, seeds, strict=True)))
 
 
+@dataclass(frozen=True)
+class Title:
+    """What messages call a model; put into words when there is something to say.
+
+    Attributes
+    ----------
+    estimator : estimator
+        As it was given.
+    fitted_to : str
+        Its training rows.
+    """
+
+    estimator: Any
+    fitted_to: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.estimator)} fitted to {self.fitted_to}"
+
+
 @contextmanager
 def explained(
-    what: str, hint: Callable[[Exception], str] | None = None
+    title: Title, *, fitting: Callable[[Exception], str] | None = None
 ) -> Iterator[None]:
-    """Begin errors of an inner estimator with what it was asked to do.
-
-    `hint` returns where the cause may lie.
-    """
+    """Begin errors of a model with what it is; `fitting` says where a cause may lie."""
     try:
         yield
     except Warning:  # made an error by the user's filters
         raise
     except Exception as error:
-        where = hint(error) if hint else ""
+        what = f"{title} cannot predict"
+        if fitting is not None:
+            inner = shown(title.estimator)
+            what = f"{inner} cannot be fitted to {title.fitted_to}{fitting(error)}"
         if isinstance(error, TypeError):
-            raise TypeError(f"{what}{where}: {error}") from error
+            raise TypeError(f"{what}: {error}") from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}{where}: {kind}{error}") from error
+        raise ValueError(f"{what}: {kind}{error}") from error
 
 
 def suspect(rows: PooledRows, names: Sequence[Any]) -> Callable[[Exception], str]:
@@ -100,7 +122,7 @@ class InnerClassifier:
         The labels it was fitted to, sorted.
     classes : ndarray
         All labels that can be asked for, sorted; probabilities are of them.
-    title : str
+    title : Title
         What messages call it.
     """
 
@@ -109,7 +131,7 @@ class InnerClassifier:
         estimator: Any,
         present: NDArray[Any],
         classes: NDArray[Any],
-        title: str,
+        title: Title,
     ) -> None:
         self.estimator = estimator
         self.columns = np.searchsorted(classes, present)
@@ -118,13 +140,13 @@ class InnerClassifier:
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return positions in `classes`."""
-        with explained(f"{self.title} cannot predict"):
+        with explained(self.title):
             labels = self.estimator.predict(X)
         return np.searchsorted(self.classes, labels)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return probabilities of all classes, 0 of those that were not fitted to."""
-        with explained(f"{self.title} cannot predict"):
+        with explained(self.title):
             of_present = self.estimator.predict_proba(X)
         proba = np.zeros((len(of_present), len(self.classes)))
         proba[:, self.columns] = of_present
@@ -140,18 +162,18 @@ class InnerRegressor:
         Fitted to targets.
     n_outputs : int or None
         Number of targets; None if there is one and it has no axis of its own.
-    title : str
+    title : Title
         What messages call it.
     """
 
-    def __init__(self, estimator: Any, n_outputs: int | None, title: str) -> None:
+    def __init__(self, estimator: Any, n_outputs: int | None, title: Title) -> None:
         self.estimator = estimator
         self.n_outputs = n_outputs
         self.title = title
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Return targets."""
-        with explained(f"{self.title} cannot predict"):
+        with explained(self.title):
             y = np.asarray(self.estimator.predict(X), dtype=np.float64)
         if not np.isfinite(y).all():
             raise ValueError(
@@ -218,17 +240,17 @@ class ClassOutputs:
     ----------
     estimator : classifier
         Fitted.
-    title : str
+    title : Title
         What messages call it.
     """
 
-    def __init__(self, estimator: Any, title: str) -> None:
+    def __init__(self, estimator: Any, title: Title) -> None:
         self.estimator = estimator
         self.title = title
 
     def __call__(self, X: Any) -> NDArray[np.float64]:
         """Return outputs (n, n_outputs)."""
-        with explained(f"{self.title} cannot predict"):
+        with explained(self.title):
             if hasattr(self.estimator, "decision_function"):
                 outputs = np.asarray(self.estimator.decision_function(X))
             else:

@@ -60,7 +60,7 @@ class Preparation(TaskSchema):
         """
         rows = tasks.rows()
         blank = cls.of_rows(settings, rows)
-        X = blank._numbers(rows, task_names(tasks))
+        X = blank.task_rows(rows, task_names(tasks))
         blank = replace(blank, eight_bit=X.dtype == np.uint8 and blank.is_image)
         if settings.normalize_x and not blank.is_image and X.ndim == 2:
             mean, scale = _mean_and_scale(X.astype(np.float64), "X")
@@ -136,13 +136,13 @@ class Preparation(TaskSchema):
 
     def checked_features(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
         """Check the rows of tasks and return them as they are stored."""
-        return self.features(self._numbers(rows, names))
+        return self.features(self.task_rows(rows, names))
 
     def _image_values(self, X: NDArray[Any]) -> NDArray[Any]:
         self._refuse_otherwise_scaled(X)
         return X if X.dtype == np.uint8 else _checks.to_float32(X)
 
-    def _numbers(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
+    def task_rows(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
         """Return X as numbers, or say which task holds something else."""
         X = _checks.row_numbers(rows, names, self.settings.name)
         shape = self.settings.image_shape

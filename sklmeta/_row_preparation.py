@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
+from sklmeta._pooling import PooledRows
 from sklmeta._schema import Settings, TaskSchema
 from sklmeta.tasks import ClassPool, TaskSet
 
@@ -56,17 +57,20 @@ class RowPreparation(TaskSchema):
         """Whether rows have several axes."""
         return len(self.row_shape) > 1
 
-    def as_trained(self, X: Any) -> Any:
-        """Return rows in a DataFrame with the columns of meta-training, or an array."""
-        if self.columns is None:
-            return _as_array(X)
-        if isinstance(X, pd.DataFrame):
-            return X
-        return pd.DataFrame(_as_array(X), columns=self.columns)
+    def task_rows(self, rows: PooledRows, names: list[Any]) -> Any:
+        """Return the rows of tasks as `validated_rows` returns those of one."""
+        return self._as_trained(rows.X)
 
-    def model_rows(self, X: Any) -> Any:
-        """Return rows as `as_trained` does, and images as rows of pixels."""
-        X = self.as_trained(X)
+    def _as_trained(self, X: Any) -> Any:
+        """Return rows in a DataFrame with the columns of meta-training, or an array.
+
+        Images become rows of pixels.
+        """
+        if self.columns is not None:
+            if isinstance(X, pd.DataFrame):
+                return X
+            return pd.DataFrame(_as_array(X), columns=self.columns)
+        X = _as_array(X)
         if not self.is_image:
             return X
         self._refuse_otherwise_scaled(X)
@@ -78,14 +82,14 @@ class RowPreparation(TaskSchema):
         if self.is_image:
             X = _checked_array(estimator, X, allow_nd=True)
             self.check_row_shape(X.shape[1:])
-            return self.model_rows(X)
+            return self._as_trained(X)
         if isinstance(X, pd.DataFrame):
             validate_data(estimator, X, reset=False, skip_check_array=True)
             _refuse_no_rows(estimator, X)
-            return self.as_trained(X)
+            return self._as_trained(X)
         array = _checked_array(estimator, X)
         validate_data(estimator, X, reset=False, skip_check_array=True)
-        return self.as_trained(array)
+        return self._as_trained(array)
 
 
 def _checked_array(

@@ -86,9 +86,9 @@ class TaskSchema(ABC):
     def validated_rows(self, estimator: BaseEstimator, X: Any) -> Any:
         """Return rows of a task as `estimator` was given them, checked."""
 
-    def as_trained(self, X: Any) -> Any:
-        """Return rows of tasks in the container of the meta-training tasks' rows."""
-        return X
+    @abstractmethod
+    def task_rows(self, rows: PooledRows, names: list[Any]) -> Any:
+        """Return the rows of tasks as `validated_rows` returns those of one."""
 
     # Labels ----------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from sklmeta._row_episodes import (
     scored_episodes,
     targets_of,
 )
-from sklmeta._schema import TaskSchema
+from sklmeta._schema import TaskSchema, task_names
 from sklmeta._scores import MeanAccuracy, PooledR2
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
@@ -82,24 +82,33 @@ class BaseMetaLearner(BaseEstimator):
         """Adapt to the support rows of each episode, and predict its query rows.
 
         Support rows lie in `X`, with their labels or targets in `y`, and query rows in
-        `query_X`.
+        `query_X`, which is `X` itself where tasks are scored.
         """
         for episode in episodes:
             with naming(episode):
-                support, query = episode.support, episode.query
-                adapted = self._adapted_to(take_rows(X, support), y[support])
-                predictions = adapted.predict(take_rows(query_X, query))
-            yield predictions
+                classes, own = self._encoded(y[episode.support])
+                support = take_rows(X, episode.support)
+                model = self._adapted_model(support, own, classes)
+                predictions = model.predict(take_rows(query_X, episode.query))
+            yield predictions if classes is None else classes[predictions]
+
+    def _encoded(self, y: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any]]:
+        """Return the classes of a task and its labels as positions among them."""
+        if not self._classifies:
+            return None, y
+        if self._label_kind == "local":
+            return np.unique(y, return_inverse=True)
+        classes = self._preparation.classes
+        return classes, np.searchsorted(classes, y)
 
     def _predict_supports(
         self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
     ) -> list[NDArray[Any]]:
         """Adapt to every task and predict its query rows."""
         check_queries(tasks, query_Xs)
-        self._preparation.refuse_other_tasks(tasks)
-        y = targets_of(self._preparation, tasks)
+        X, y = self._rows_and_targets(tasks)
         queries = query_rows(self, query_Xs, tasks.names)
-        X, query_X = map(self._preparation.as_trained, (tasks.rows().X, queries.X))
+        query_X = self._preparation.task_rows(queries, list(tasks.names))
         episodes = given_episodes(tasks, queries)
         return list(self._predict_episodes(X, y, query_X, episodes))
 
@@ -107,13 +116,18 @@ class BaseMetaLearner(BaseEstimator):
         self, tasks: TaskSet | ClassPool, seed: int, total: MeanAccuracy | PooledR2
     ) -> None:
         """Adapt to an episode of every task and add up how query rows are predicted."""
-        self._preparation.refuse_other_tasks(tasks)
-        y = targets_of(self._preparation, tasks)
-        X = self._preparation.as_trained(tasks.rows().X)
+        X, y = self._rows_and_targets(tasks)
         episodes = list(scored_episodes(self, tasks, seed))
         predictions = self._predict_episodes(X, y, X, episodes)
         for episode, predicted in zip(episodes, predictions, strict=True):
             total.add_task(predicted, y[episode.query])
+
+    def _rows_and_targets(self, tasks: TaskSet | ClassPool) -> tuple[Any, NDArray[Any]]:
+        """Return rows as `_adapted_model` takes them, and labels or targets."""
+        self._refuse_changed_parameters()
+        self._preparation.refuse_other_tasks(tasks)
+        y = targets_of(self._preparation, tasks)
+        return self._preparation.task_rows(tasks.rows(), task_names(tasks)), y
 
     def _has_probabilities(self) -> bool:
         """Whether a classifier has `predict_proba`."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
-from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -28,6 +28,7 @@ from sklmeta._baseline_models import (
     Constant,
     InnerClassifier,
     InnerRegressor,
+    Title,
     class_means,
     explained,
     fresh,
@@ -212,7 +213,7 @@ class _Pooled(_Baseline):
     """What both pooled baselines share: one model of all rows."""
 
     estimator_: Any
-    _title: str
+    _title: Title
 
     def __sklmeta_tags__(self) -> MetaTags:
         """Say where support rows matter."""
@@ -227,19 +228,20 @@ class _Pooled(_Baseline):
         y = self._pooled_targets(tasks, preparation)
         estimator = fresh(self._inner(), seed)
         unit = "classes" if isinstance(tasks, ClassPool) else "tasks"
-        which = f"fitted to {len(rows.y)} rows of {len(tasks)} {unit}"
-        inner = shown(self._inner())
-        with explained(f"{inner} cannot be {which}", suspect(rows, names)):
-            estimator.fit(preparation.model_rows(rows.X), y)
+        fitted_to = f"{len(rows.y)} rows of {len(tasks)} {unit}"
+        title = Title(clone(self._inner()), fitted_to)
+        with explained(title, fitting=suspect(rows, names)):
+            estimator.fit(preparation.task_rows(rows, names), y)
         gives = [
             n for n in ("decision_function", "predict_proba") if hasattr(estimator, n)
         ]
         if preparation.labels == "local" and not gives:
             raise TypeError(
-                f"{inner} gives neither decision values nor probabilities, and classes "
-                "of new tasks are told apart by these. Use another estimator."
+                f"{shown(title.estimator)} gives neither decision values nor "
+                "probabilities, and classes of new tasks are told apart by these. Use "
+                "another estimator."
             )
-        return {"estimator_": estimator, "_title": f"{inner} {which}"}
+        return {"estimator_": estimator, "_title": title}
 
     def _pooled_targets(
         self, tasks: TaskSet | ClassPool, preparation: RowPreparation
@@ -287,21 +289,19 @@ class _Pooled(_Baseline):
         self, X: Any, y: NDArray[Any], query_X: Any, episodes: Sequence[RowEpisode]
     ) -> Iterator[NDArray[Any]] | None:
         """Return the predictions from one call for all rows; None if too many."""
-        rows = self._preparation.model_rows(query_X)
-        support = rows if X is query_X else self._preparation.model_rows(X)
         if self._preparation.labels == "local":
             n_outputs = len(getattr(self.estimator_, "classes_", ()))
-            if n_outputs * (len(rows) + len(support)) > OUTPUTS_AT_ONCE:
+            if n_outputs * (len(X) + len(query_X)) > OUTPUTS_AT_ONCE:
                 return None
             outputs_of = ClassOutputs(self.estimator_, self._title)
-            of_support = outputs = outputs_of(rows)
-            if support is not rows:
-                of_support = outputs_of(support)
+            of_support = outputs = outputs_of(query_X)
+            if X is not query_X:
+                of_support = outputs_of(X)
             return _nearest_means(of_support, y, outputs, episodes)
         model = self._pooled_model()
-        predictions = model.predict(rows)
-        if support is not rows:
-            model.predict(support)  # refuses what is no row
+        predictions = model.predict(query_X)
+        if X is not query_X:
+            model.predict(X)  # refuses what is no row
         if self._preparation.classes is not None:
             predictions = self._preparation.classes[predictions]
         return (predictions[episode.query] for episode in episodes)
@@ -323,16 +323,15 @@ class _PerTask(_Baseline):
     ) -> AdaptedModel:
         if classes is not None and len(np.unique(y)) == 1:
             return Constant(int(y[0]), len(classes))
-        which = f"fitted to {len(y)} support row{'' if len(y) == 1 else 's'}"
-        inner = shown(self._inner())
-        title = f"{inner} {which}"
+        rows = "1 support row" if len(y) == 1 else f"{len(y)} support rows"
+        title = Title(self._inner(), rows)
         preparation = self._preparation
         if classes is not None:
             y = classes[y]
         elif preparation.flat_y:
             y = y[:, 0]
         estimator = fresh(self._inner(), self._seed)
-        with explained(f"{inner} cannot be {which}"):
+        with explained(title, fitting=lambda error: ""):
             estimator.fit(X, y)
         if classes is not None:
             return InnerClassifier(estimator, np.unique(y), classes, title)
