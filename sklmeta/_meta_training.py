@@ -24,7 +24,7 @@ from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.backbones.initialization import global_seed
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
-from sklmeta.engine.inference import is_on, moved_to
+from sklmeta.engine.inference import moved_to, on_cpu
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
 from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
@@ -33,10 +33,10 @@ __all__ = [
     "Seeds",
     "episode_spec",
     "fixed_episodes",
-    "is_on",
     "learn_preparation",
     "moved_to",
     "new_learner",
+    "on_cpu",
     "one_pass",
     "representative",
     "resumed_optimizer",

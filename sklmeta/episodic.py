@@ -305,7 +305,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """Return the state to pickle: CPU tensors, optimizer only with warm_start."""
         state = dict(super().__getstate__())
         if "learner_" in state:
-            state["learner_"] = _on_cpu(state["learner_"])
+            state["learner_"] = _meta_training.on_cpu(state["learner_"])
             keeps_optimizer = self.warm_start and state["_optimizer_state"]
             state["_optimizer_state"] = (
                 pytree.tree_map(_to_cpu, state["_optimizer_state"])
@@ -316,13 +316,6 @@ class EpisodicMetaLearner(BaseMetaLearner):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "learner_")
-
-
-def _on_cpu(learner: Learner) -> Learner:
-    """Return the learner itself if it is on the CPU, so that pickles share it."""
-    if _meta_training.is_on(learner, torch.device("cpu")):
-        return learner
-    return copy.deepcopy(learner).cpu()
 
 
 def _to_cpu(leaf: Any) -> Any:

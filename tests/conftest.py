@@ -10,6 +10,14 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """Hide GPUs from all but the tests marked gpu: numbers are compared to the last
+    digits, as a CPU gives them every time.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def data_home():
     """Folder of real data, from SKLMETA_DATA; tests that need it skip without."""

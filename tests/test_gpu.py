@@ -494,6 +494,26 @@ def test_pipelines_work_on_the_gpu():
     np.testing.assert_allclose(again, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_pickles_store_shared_weights_once():
+    meta = trained("images")
+    X, y, query = new_rows("images")
+    models = [FewShotClassifier(meta), meta.adapt(X, y), meta.adapt(X[1:], y[1:])]
+    one, *others = pickle.loads(pickle.dumps([meta, *models]))
+    learners = [
+        others[0].meta.learner_,
+        *(model.meta_.learner_ for model in others[1:]),
+    ]
+    assert all(learner is one.learner_ for learner in learners)
+    expected = outputs(models[1], query)
+    np.testing.assert_allclose(
+        outputs(others[1], query), expected, rtol=1e-3, atol=1e-4
+    )
+    assert all(map(on_gpu, one.learner_.parameters()))  # moved there when predicting
+    again = pickle.loads(pickle.dumps(meta))
+    assert not any(map(on_gpu, again.learner_.parameters()))
+    assert all(map(on_gpu, meta.learner_.parameters()))
+
+
 def test_copies_and_clones_work_on_the_gpu():
     meta = trained("images")
     X, y, query = new_rows("images")

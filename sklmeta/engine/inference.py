@@ -25,6 +25,7 @@ __all__ = [
     "embedded",
     "is_on",
     "moved_to",
+    "on_cpu",
     "predict",
     "predict_rows",
     "run_episodes",
@@ -34,6 +35,8 @@ ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**24
 ROWS_EMBEDDED_AT_ONCE = 128
 
+# Copies of learners, and what the weights were when they were made.
+_cpu_copies: WeakKeyDictionary[WeightsId, tuple[Any, Learner]] = WeakKeyDictionary()
 _doubles: WeakKeyDictionary[WeightsId, tuple[Any, Learner]] = WeakKeyDictionary()
 _locks: WeakKeyDictionary[WeightsId, threading.RLock] = WeakKeyDictionary()
 _guard = threading.Lock()
@@ -66,6 +69,24 @@ def moved_to(learner: Learner, device: torch.device) -> Learner:
     """
     with _lock_of(learner):
         return learner if is_on(learner, device) else learner.to(device)
+
+
+def on_cpu(learner: Learner) -> Learner:
+    """Return the learner if it is on the CPU, else a copy that is.
+
+    The copy is kept for as long as the weights stay as they are: what is pickled
+    together then stores it once.
+    """
+    cpu = torch.device("cpu")
+    with _lock_of(learner):
+        if is_on(learner, cpu):
+            return learner
+        version = _version(learner)
+        known, copied = _cpu_copies.get(learner.weights_id, (None, learner))
+        if known != version or not is_on(copied, cpu):
+            copied = copy.deepcopy(learner).cpu()
+            _cpu_copies[learner.weights_id] = version, copied
+        return copied
 
 
 def _in_double(learner: Learner) -> Learner:
