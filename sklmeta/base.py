@@ -39,7 +39,10 @@ __all__ = ["BaseMetaLearner", "MetaClassifierMixin", "MetaRegressorMixin"]
 class BaseMetaLearner(BaseEstimator):
     """Base of all meta-learners: their verbs, whatever the algorithm.
 
-    Subclasses add their parameters, `fit`, and one of the two mixins.
+    Subclasses add their parameters (`n_way`, `n_shot`, `support_order`, `small_tasks`
+    and `random_state` among them), one of the two mixins, `fit`, which ends in
+    `_keep_learned`, and `_adapted_model`. Torch learners that are trained by gradients
+    derive from `EpisodicMetaLearner`, which has all but the torch module.
     """
 
     _classifies: ClassVar[bool]

@@ -175,10 +175,15 @@ class _Baseline(BaseMetaLearner):
         if given is None:
             return
         wanted = "classifier" if self._classifies else "regressor"
-        if isinstance(given, type) or not hasattr(given, "fit"):
+        if isinstance(given, type) or not hasattr(given, "predict"):
             raise TypeError(
                 f"The estimator of a {name} must be a scikit-learn {wanted}, got "
-                f"{given!r}."
+                f"{shown(given)}."
+            )
+        if hasattr(given, "adapt"):
+            raise TypeError(
+                f"The estimator of a {name} learns from rows, and {shown(given)} from "
+                "tasks: use it beside this baseline, not inside."
             )
         is_other = is_regressor if self._classifies else is_classifier
         if is_other(given):

@@ -710,6 +710,8 @@ def test_before_fit():
         (PerTaskClassifier(Ridge()), r"PerTaskClassifier .* the regressor Ridge\(\)"),
         (PooledClassifier(RIDGE), r"the regressor Pipeline\(steps=.*Ridge\(\)\)\]\)"),
         (PerTaskRegressor(Ridge), "must be a scikit-learn regressor, got <class"),
+        (PooledRegressor(make_pipeline(StandardScaler())), "regressor, got Pipeline"),
+        (PooledRegressor(PerTaskRegressor()), "learns from rows, and PerTaskRegressor"),
         (PooledClassifier("forest"), "must be a scikit-learn classifier, got 'forest'"),
     ],
     ids=repr,
