@@ -277,9 +277,9 @@ def make_episode_scorer(
     scikit-learn's searches turn an exception in scoring into a missing score and a
     warning; with ``error_score="raise"`` they show it.
 
-    A row-wise metric, as in ``scoring="r2"``, does not know of adapting. With tasks as X
-    scikit-learn then raises a TypeError, since tasks bring no separate ``y_true``; in
-    long format the meta-learner raises NotFittedError and names this function.
+    A row-wise metric, as in ``scoring="r2"``, does not know of adapting. With tasks as
+    X scikit-learn then raises a TypeError, since tasks bring no separate ``y_true``;
+    in long format the meta-learner raises NotFittedError and names this function.
 
     Examples
     --------
