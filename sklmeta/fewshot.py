@@ -48,7 +48,8 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         set through ``meta__...`` go to a copy, and its weights are shared.
     missing_classes : {"raise", "allow"}, default="raise"
         With shared labels, whether `fit` accepts support rows that lack some of the
-        classes of the meta-training tasks.
+        classes of the meta-training tasks, as bootstraps do. Not for schemes such as
+        `OneVsRestClassifier`, whose 0 and 1 would be read as ranks of classes.
 
     Attributes
     ----------
@@ -200,7 +201,9 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
             raise ValueError(
                 f"y holds {len(present)} {'class' if len(present) == 1 else 'classes'}"
                 f", {present}, but the meta-training tasks had {len(known)}: {known}. "
-                "Give support rows of every class, or use missing_classes='allow'."
+                "Give support rows of every class, or use missing_classes='allow'. "
+                "Schemes such as OneVsRestClassifier make other classes of y: "
+                "meta-train with TaskSet(..., labels='local') or a ClassPool for them."
             )
         if as_labels and as_ranks and known != ranks and not complete:
             raise ValueError(

@@ -7,22 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import (
-    BaggingClassifier,
-    BaggingRegressor,
-    StackingClassifier,
-    VotingClassifier,
-)
 from sklearn.model_selection import (
     GridSearchCV,
-    StratifiedKFold,
-    TunedThresholdClassifierCV,
     cross_val_score,
 )
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
@@ -283,73 +271,3 @@ def test_labels_that_may_be_ranks_are_refused():
     model = FewShotClassifier(meta).fit(X, [0, 1, 0, 1])
     assert model.classes_.tolist() == [0, 1]
     assert FewShotClassifier(meta).fit(X, ["0", "1", "0", "1"]).classes_[0] == "0"
-
-
-@pytest.mark.parametrize("problem", ["shared", "local"])
-class TestClassifierWrappers:
-    @pytest.fixture
-    def few_shot(self, problem, request):
-        return FewShotClassifier(request.getfixturevalue(problem))
-
-    def assert_learns(self, model, labels=("low", "mid", "top")):
-        X, y, _ = labelled_rows(labels)
-        assert model.fit(X, y).score(X, y) > 0.6
-        return model
-
-    def test_pipeline(self, few_shot):
-        self.assert_learns(make_pipeline(FunctionTransformer(), few_shot))
-
-    def test_calibrated(self, few_shot):
-        self.assert_learns(CalibratedClassifierCV(few_shot, cv=3))
-
-    def test_stacking(self, few_shot):
-        both = [("few", few_shot), ("bayes", GaussianNB())]
-        stack = StackingClassifier(both, GaussianNB(), cv=3)
-        self.assert_learns(stack)
-
-    def test_voting(self, few_shot):
-        votes = [("few", few_shot), ("bayes", GaussianNB())]
-        self.assert_learns(VotingClassifier(votes, voting="soft"))
-
-    def test_bagging(self, few_shot):
-        few_shot.set_params(missing_classes="allow")
-        bagged = BaggingClassifier(few_shot, 4, max_samples=0.2, random_state=0)
-        self.assert_learns(bagged)
-
-    def test_grid_search(self, few_shot, problem):
-        name, values = ("inner_steps", [1, 5])
-        if problem == "local":
-            name, values = ("metric", ["cosine", "sqeuclidean"])
-        given = getattr(few_shot.meta, name)
-        search = GridSearchCV(
-            few_shot, {f"meta__{name}": values}, cv=3, error_score="raise"
-        )
-        self.assert_learns(search)
-        assert getattr(few_shot.meta, name) == given
-
-
-def test_one_vs_rest_takes_local_labels_only(local, shared):
-    X, y, _ = labelled_rows(["low", "mid", "top"])
-    assert OneVsRestClassifier(FewShotClassifier(local)).fit(X, y).score(X, y) > 0.6
-    with pytest.raises(ValueError, match="y holds 2 classes"):
-        OneVsRestClassifier(FewShotClassifier(shared)).fit(X, y)
-
-
-def test_tuned_threshold():
-    meta = fitted(MAMLClassifier(**QUICK), ["no", "yes"], "shared")
-    X, y, _ = labelled_rows(["no", "yes"])
-    tuned = TunedThresholdClassifierCV(
-        FewShotClassifier(meta), scoring="balanced_accuracy", cv=StratifiedKFold(3)
-    )
-    assert tuned.fit(X, y).score(X, y) > 0.6
-
-
-def test_regressor_wrappers(regressor):
-    few_shot = FewShotRegressor(regressor).set_params(meta__inner_steps=50)
-    plain = few_shot.fit(NEW.X, NEW.y).predict(NEW.X)
-    moved = TransformedTargetRegressor(
-        few_shot, func=np.negative, inverse_func=np.negative
-    ).fit(NEW.X, -NEW.y)
-    np.testing.assert_allclose(moved.predict(NEW.X), -plain, atol=1e-6)
-    bagged = BaggingRegressor(few_shot, 3, random_state=0).fit(NEW.X, NEW.y)
-    assert np.corrcoef(bagged.predict(NEW.X), plain)[0, 1] > 0.8
