@@ -357,7 +357,7 @@ def test_one_vs_rest_of_shared_labels_is_refused(problems):
         with (
             untouched(problem),
             pytest.raises(
-                ValueError, match="y holds 2 classes.*OneVsRest.*labels='local'"
+                ValueError, match=r"y holds 2 classes.*OneVsRest.*labels='local'"
             ),
         ):
             OneVsRestClassifier(problem.few_shot).fit(problem.X, problem.y)
