@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from sklearn.utils import check_scalar
-from skorch.callbacks import Callback
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, InputShapeSetter
 
 from sklmeta.engine.training import OPTIMIZERS
 
@@ -80,7 +80,9 @@ n_iter_no_change : int, default=10
     Epochs without improvement before early stopping.
 
 callbacks : list of skorch callbacks, default=None
-    Called during meta-training.
+    Called during meta-training, where a batch is the episodes of one meta-update.
+    Searches clone them. Those that read rows (`EpochScoring` with caching,
+    `BatchScoring`, `InputShapeSetter`) are refused: hold tasks out instead.
 
 device : str or torch.device, default="auto"
     Where to compute; "auto" is "cuda" where there is one, else "cpu".
@@ -189,6 +191,16 @@ def _check_callbacks(callbacks: Any) -> None:
             raise TypeError(
                 "callbacks must hold skorch callbacks, or pairs of a name and one, "
                 f"got {item!r}."
+            )
+        if issubclass(kind, (BatchScoring, InputShapeSetter)) or (
+            issubclass(kind, EpochScoring) and getattr(callback, "use_caching", True)
+        ):
+            raise ValueError(
+                f"callbacks hold {kind.__name__}, which reads rows and labels; in "
+                "meta-training a batch holds episodes. The loss on held-out tasks is "
+                "in history_ with early_stopping=True or fit's validation_tasks=. For "
+                "a score of your own, use EpochScoring with a function (net, X, y) and "
+                "use_caching=False; net.module_ is the learner."
             )
 
 

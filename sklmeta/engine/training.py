@@ -125,9 +125,26 @@ class _Updates:
     taken: list[int] = field(default_factory=lambda: [0])
 
     def __iter__(self) -> Iterator[Episodes]:
-        for _ in range(min(self.eval_every, self.n_updates - self.taken[0])):
+        for _ in range(len(self)):
             self.taken[0] += 1
             yield next(self.stream)
+
+    def __len__(self) -> int:
+        """Return the batches of the epoch that is next; progress bars ask for it."""
+        return min(self.eval_every, self.n_updates - self.taken[0])
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The batches that every epoch is judged on."""
+
+    batches: Sequence[Episodes]
+
+    def __iter__(self) -> Iterator[Episodes]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def meta_train(
@@ -174,7 +191,7 @@ def meta_train(
         try:
             net.fit_loop(
                 _Updates(stream, options.n_updates, options.eval_every),
-                validation,
+                None if validation is None else _HeldOut(validation),
                 epochs=ceil(options.n_updates / options.eval_every),
             )
         except KeyboardInterrupt as error:
@@ -204,14 +221,20 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
         criterion=_NoCriterion,
         optimizer=optimizer,
         lr=options.outer_lr,
+        batch_size=1,  # as skorch counts: batches are the items of its data here
         train_split=None,
         callbacks=callbacks,
         verbose=options.verbose,
-        device=None,
+        device=_device_of(learner),
         **settings,
     )
     net.remedy = options.remedy
     return net
+
+
+def _device_of(learner: Learner) -> str:
+    weight = next(learner.parameters(), None)
+    return "cpu" if weight is None else str(weight.device)
 
 
 def _drop_unfinished_epoch(history: History) -> None:
