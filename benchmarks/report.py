@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from _comparison_section import comparison
+from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _markdown import Record, bullets, interval, origin, table, where
 from _report import RESULTS
 from sinusoid import BARS
@@ -246,6 +247,9 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "episode_drawing": episode_drawing,
     "taskset": taskset,
     "grid_search": grid_search,
+    "evaluate_speed": evaluate_speed,
+    "search_overhead": search_overhead,
+    "interval_coverage": interval_coverage,
     "comparison_digits": comparison,
     "comparison_parkinsons": comparison,
 }

@@ -14,6 +14,7 @@ from sklmeta import ClassPool, ProtoNetClassifier
 from sklmeta.datasets import Sinusoids, load_digits_pool
 from sklmeta.engine.episodes import EpisodeSpec
 from sklmeta.gradient.maml import MAML
+from sklmeta.model_selection import evaluate
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -76,6 +77,11 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
         "taskset": ["--tasks", 30, "--repeats", 1],
         "episode_drawing": ["--seconds", 0],
         "grid_search": ["--updates", 2, "--tasks", 9, "--n-seeds", 1],
+        "evaluate_speed": [
+            *("--updates", 1, "--episodes", 4, "--repeats", 1, "--data", "digits"),
+        ],
+        "search_overhead": ["--updates", 10, "--tasks", 9],
+        "interval_coverage": ["--simulations", 2, "--tasks", 5],
     }
     for name, options in small.items():
         record = run(script(name), tmp_path / name, *options)
@@ -86,6 +92,25 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
     for name in small:
         assert f"(`{name}.py`)" in text
     assert "3 meta-updates instead of 70,000" in text
+
+
+def test_bare_forms_compute_what_evaluate_does(script):
+    speed = script("evaluate_speed")
+    train, test = speed.pools("digits", None)
+    meta = ProtoNetClassifier(max_iter=2, random_state=0).fit(train)
+    expected = evaluate(meta, test, n_shot=5, n_query=15, n_way=5, n_episodes=6)
+    bare = speed.bare_form(meta, test, 6)
+    with torch.no_grad():
+        for found in (bare.in_batches(4), bare.rows_once(64)):
+            np.testing.assert_allclose(found, expected.scores["score"])
+
+
+def test_simulated_means_are_what_intervals_are_held_against(script):
+    simulation = script("interval_coverage")
+    for draw, mean, difference in simulation.SOURCES.values():
+        own, other = draw(np.random.default_rng(0), 200_000)
+        assert own.mean() == pytest.approx(mean, abs=2e-3)
+        assert (other - own).mean() == pytest.approx(difference, abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["maml", "protonet"])
