@@ -10,7 +10,7 @@ UNITS = {
     "accuracy": ("accuracy in %", 100, 1),
     "rmse": ("root mean squared error", 1, 2),
 }
-SHOTS = {"digits": "images of each class", "parkinsons": "recordings"}
+SHOTS = {"digits": "of each class", "parkinsons": "recordings"}
 
 
 def comparison(record: Record) -> str:
@@ -22,7 +22,7 @@ def comparison(record: Record) -> str:
     reference = shots[0]["methods"][-1]["method"]
     header = ["method"]
     for found in shots:
-        header += [f"{found['n_shot']} {SHOTS[data]}", f"minus {reference}"]
+        header += [f"{found['n_shot']} {SHOTS[data]}", f"minus {reference!r}"]
     rows = [
         [methods[0]["method"], *_cells(methods, scale, digits)]
         for methods in zip(*(found["methods"] for found in shots), strict=True)

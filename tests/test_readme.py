@@ -5,14 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-import sklearn
 from sklearn import get_config
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-# Until then a search lost `groups` when it scored a pipeline, as the README says.
-SKLEARN = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
-SEARCHES_ROUTE_TO_PIPELINES = SKLEARN >= (1, 8)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -21,8 +17,6 @@ def shown():
     """Values of the expressions that blocks end in: (source, value) in order."""
     namespace, values = {"__name__": "readme"}, []
     for block in BLOCK.finditer(TEXT):
-        if "enable_metadata_routing" in block[1] and not SEARCHES_ROUTE_TO_PIPELINES:
-            continue
         # Empty lines make the line numbers of errors those of the README.
         tree = ast.parse("\n" * TEXT.count("\n", 0, block.start(1)) + block.group(1))
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
@@ -30,7 +24,15 @@ def shown():
         if last is not None:
             code = compile(ast.Expression(last.value), str(README), "eval")
             values.append((ast.unparse(last), eval(code, namespace)))
+            if ast.unparse(last) == "print(result)":
+                values.append(("result", namespace["result"]))
     return values
+
+
+@pytest.fixture(scope="module")
+def shown_result(shown):
+    """What the comparison in the README returned."""
+    return values_of(shown, "result")[0]
 
 
 def values_of(shown, source):
@@ -49,7 +51,9 @@ def test_predictions_have_the_shapes_that_the_text_says(shown):
 
 
 def test_the_search_tells_step_sizes_apart(shown):
-    assert values_of(shown, "search.best_params_") == [{"inner_lr": 0.05}]
+    assert values_of(shown, "search.best_params_") == [
+        {"mamlregressor__inner_lr": 0.05}
+    ]
 
 
 def test_routing_does_not_stay_switched_on(shown):
@@ -58,8 +62,25 @@ def test_routing_does_not_stay_switched_on(shown):
 
 def test_every_fence_says_its_language():
     fences = re.findall(r"^```(\w*)$", TEXT, re.MULTILINE)
-    assert set(fences[::2]) == {"python", "console"}
+    assert set(fences[::2]) == {"python", "console", "text"}
     assert set(fences[1::2]) == {""}
+
+
+def test_the_comparison_that_is_shown_is_the_one_that_runs(shown_result):
+    """Means as printed, within what other versions of the libraries change."""
+    printed = re.search(r"^```text\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)[1]
+    rows = re.findall(r"^(\S.*?)  +(\d+\.\d+)  +\[", printed, re.MULTILINE)
+    means = shown_result.summary()["mean"]
+    assert [name for name, _ in rows] == list(means.index)
+    for name, mean in rows:
+        assert float(mean) == pytest.approx(means[name], rel=0.25)
+
+
+def test_tables_of_results_are_those_of_the_benchmarks():
+    results = (README.parent / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    rows = [line for line in TEXT.splitlines() if "±" in line and line[0] == "|"]
+    assert len(rows) > 5
+    assert [row for row in rows if row not in results.splitlines()] == []
 
 
 def test_links_in_the_project_lead_somewhere():
