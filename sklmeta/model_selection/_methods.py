@@ -56,6 +56,9 @@ def check_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
         )
     if not estimators:
         raise ValueError("estimators is empty; give at least one method.")
+    strange = [name for name in estimators if not isinstance(name, str)]
+    if strange:
+        raise TypeError(f"Names of methods must be strings, got {strange[0]!r}.")
     if train_tasks is not None and cv is not None:
         raise ValueError(
             "Got train_tasks and cv, which both say what estimators are fitted to. "

@@ -247,7 +247,9 @@ def _of_scorer(
             X = take_rows(drawn.rows.X, drawn.query_rows(e))
             try:
                 values[e] = scorer(stand_in(given), X, given.y_true)
-            except (ValueError, TypeError, AttributeError) as error:
+            except NeedsProbabilities:
+                raise
+            except Exception as error:
                 where = f"metric {name!r} fails on {drawn.label(e)}"
                 raise renamed(error, where) from error
         return values

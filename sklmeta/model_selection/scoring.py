@@ -277,6 +277,12 @@ def make_episode_scorer(
     scikit-learn's searches turn an exception in scoring into a missing score and a
     warning; with ``error_score="raise"`` they show it.
 
+    Each task counts once, by the mean over its episodes. Where a metric has no value,
+    as ROC AUC on query rows of a single class, the episode is left out, with one
+    warning that says how many are. Scorers that take decision functions are given
+    probabilities. Several metrics in one scorer adapt once; a dict of scorers adapts
+    anew for each.
+
     A row-wise metric, as in ``scoring="r2"``, does not know of adapting. With tasks as
     X scikit-learn then raises a TypeError, since tasks bring no separate ``y_true``;
     in long format the meta-learner raises NotFittedError and names this function.

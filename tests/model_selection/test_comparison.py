@@ -523,6 +523,7 @@ class TestCompareRefuses:
         [
             ([MetaRidge()], {}, TypeError, "must be a dict of names and estimators"),
             ({}, {}, ValueError, "estimators is empty"),
+            ({1: MetaRidge()}, {}, TypeError, "must be strings, got 1"),
             (
                 {"a": MetaRidge()},
                 {},

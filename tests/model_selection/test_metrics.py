@@ -286,6 +286,16 @@ class TestScikitLearns:
         with pytest.raises(ValueError, match=message):
             evaluate(clone(meta).fit(tasks), tasks, metric="f1", **PROTOCOL)
 
+    def test_any_failure_names_the_task(self):
+        meta, tasks = CASES["numbers"]
+
+        def fails(y_true, y_pred):
+            return 1 / 0
+
+        message = r"metric 'fails' fails on task 0 \(episode 0\): division by zero"
+        with pytest.raises(ZeroDivisionError, match=message):
+            evaluate(clone(meta).fit(tasks), tasks, metric=fails, **PROTOCOL)
+
     def test_no_probabilities(self):
         tasks = labelled_tasks([0, 1])
         meta = RefitClassifier(LinearSVC()).fit(tasks)
