@@ -122,7 +122,7 @@ def predict(learner: Learner, state: State, x: Tensor) -> Tensor:
     With `transductive` learners the whole query batch is one block, since its
     statistics matter.
     """
-    if x.dim() == 3:  # rows of a table: (T, Q, F)
+    if x.dim() == 3 and not learner.sees_features:  # rows of a table: (T, Q, F)
         learner = _in_double(learner)
         state = pytree.tree_map(_to_double, state)
         x = x.double()
@@ -155,6 +155,7 @@ def embedded(learner: Learner, pool: RowPool, rows: Tensor) -> tuple[Learner, Ro
         parts = _in_double(learner).on_features()
         assert parts is not None
     embed, on_features = parts
+    on_features.sees_features = True
     blocks = []
     with _lock_of(learner), torch.no_grad():
         for block in used.split(ROWS_EMBEDDED_AT_ONCE):

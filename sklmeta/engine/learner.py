@@ -38,7 +38,8 @@ class Learner(nn.Module):
     named in `adaptation_options` are read at adaptation time and can be changed on a
     shared copy by `with_options` without touching the weights. `transductive` says
     that `predict` normalises query rows by the query batch's own statistics, which must
-    then not be cut.
+    then not be cut; `sees_features`, that rows are features made once for all episodes,
+    in the precision they are to be compared in.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class Learner(nn.Module):
 
     adaptation_options: ClassVar[tuple[str, ...]] = ()
     transductive: bool = False
+    sees_features: bool = False
 
     def __init__(self, task_type: str) -> None:
         super().__init__()

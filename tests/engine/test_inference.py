@@ -206,7 +206,7 @@ def test_rows_are_embedded_once(kind):
     found = run_episodes(on_features, gather(features, index))
     assert sum(passed) == len(used)
     expected = run_episodes(learner, gather(pool, index))
-    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(features.y, pool.y) and features.is_class_pool
 
 
