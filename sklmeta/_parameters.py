@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable, Mapping
+from pickle import PicklingError
 from typing import Any, TypeVar
 
+import joblib
+import numpy as np
 import torch
 from sklearn.utils import check_scalar
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, InputShapeSetter
@@ -20,6 +23,7 @@ __all__ = [
     "check_positive",
     "filled_in",
     "resolve_device",
+    "same_value",
     "shown",
     "with_common_parameters",
 ]
@@ -228,6 +232,32 @@ def check_positive(name: str, value: Any) -> None:
 def shown(value: Any) -> str:
     """Return the repr of a value, also of a pipeline, in one line."""
     return " ".join(repr(value).split())
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two parameters are equal; estimators and other objects by their state.
+
+    Copies are equal to what they were copied from, although objects such as KFold or
+    RandomState, and not-a-number, say they are not.
+    """
+    if a is b:
+        return True
+    alike = type(a) is type(b) and not isinstance(a, type)
+    if alike and hasattr(a, "get_params"):
+        return same_value(a.get_params(deep=False), b.get_params(deep=False))
+    if alike and isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_value(a[key], b[key]) for key in a)
+    if alike and isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_value, a, b))
+    if alike and isinstance(a, float) and np.isnan(a) and np.isnan(b):
+        return True
+    try:
+        compared_by_identity: Any = object.__eq__
+        if alike and type(a).__eq__ is compared_by_identity:
+            return joblib.hash(a) == joblib.hash(b)
+        return np.shape(a) == np.shape(b) and bool(np.all(a == b))
+    except (TypeError, ValueError, RuntimeError, AttributeError, PicklingError):
+        return False
 
 
 def check_fraction(name: str, value: Any) -> None:

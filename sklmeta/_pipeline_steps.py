@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from sklearn.exceptions import NotFittedError
 
+from sklmeta._parameters import same_value
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 
 __all__ = ["check_steps", "refuse_changes", "refuse_without", "step_params"]
@@ -36,7 +36,7 @@ def refuse_changes(
     for step, params in now.items():
         for name, value in params.items():
             old = before[step].get(name)
-            if _same(value, old):
+            if same_value(value, old):
                 continue
             if not name:
                 raise NotFittedError(
@@ -121,13 +121,3 @@ def _check_meta_learner(name: str, step: Any) -> None:
 
 def _is_estimator(step: Any) -> bool:
     return hasattr(step, "get_params") and not isinstance(step, type)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Tell whether a parameter is what it was; nested estimators list their own."""
-    if a is b or (_is_estimator(a) and type(a) is type(b)):
-        return True
-    try:
-        return bool(a == b)
-    except ValueError:
-        return np.array_equal(a, b)

@@ -17,7 +17,7 @@ from sklmeta import _leakage
 from sklmeta._adapted import AdaptedModel
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
-from sklmeta._parameters import shown
+from sklmeta._parameters import same_value, shown
 from sklmeta._pooling import take_rows
 from sklmeta._row_episodes import (
     RowEpisode,
@@ -289,7 +289,7 @@ class BaseMetaLearner(BaseEstimator):
             if name not in self._trained_with:
                 continue  # not a parameter of this learner
             now, before = getattr(self, name), self._trained_with[name]
-            if _same(now, before):
+            if same_value(now, before):
                 continue
             raise ValueError(
                 f"{name}={shown(now)} acts {when}, and this {type(self).__name__} was "
@@ -411,22 +411,3 @@ def _own(value: Any) -> Any:
     """Return a copy of a parameter that is an estimator, other values as they are."""
     nested = hasattr(value, "get_params") and not isinstance(value, type)
     return clone(value) if nested else value
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two parameters are equal; estimators by their parameters."""
-    if a is b:
-        return True
-    if type(a) is type(b):
-        if hasattr(a, "get_params"):
-            a, b = a.get_params(deep=False), b.get_params(deep=False)
-        if isinstance(a, dict):
-            return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-        if isinstance(a, (list, tuple)):
-            return len(a) == len(b) and all(map(_same, a, b))
-        if isinstance(a, float) and np.isnan(a) and np.isnan(b):
-            return True
-    try:
-        return bool(np.all(a == b)) and np.shape(a) == np.shape(b)
-    except (TypeError, ValueError, RuntimeError):
-        return False

@@ -11,12 +11,10 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklmeta import FewShotRegressor, MetaTrainingError, Task, TaskSet, _leakage
 from sklmeta._preparation import Preparation, Settings
-from sklmeta.base import BaseMetaLearner, MetaRegressorMixin, _same
+from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
 from sklmeta.datasets import make_sinusoids
 from sklmeta.tasks import as_tasks
 from sklmeta.utils.learner_checks import check_meta_learner
@@ -190,36 +188,3 @@ def test_nothing_is_answered_before_fit():
 def test_tasks_of_another_kind_are_refused(lines):
     with pytest.raises(ValueError, match="X has 1 features, but LinesRegressor"):
         lines[0].score(make_sinusoids(3, random_state=0))
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        (Ridge(1.0), Ridge(1.0), True),
-        (Ridge(1.0), Ridge(2.0), False),
-        (make_pipeline(StandardScaler(), Ridge()), None, False),
-        (
-            make_pipeline(StandardScaler(), Ridge()),
-            make_pipeline(StandardScaler(), Ridge()),
-            True,
-        ),
-        (
-            make_pipeline(StandardScaler(), Ridge()),
-            make_pipeline(StandardScaler(with_mean=False), Ridge()),
-            False,
-        ),
-        (Pipeline([("a", Ridge())]), Pipeline([("b", Ridge())]), False),
-        (np.nan, float("nan"), True),
-        (np.arange(3), np.arange(3), True),
-        (np.arange(3), np.arange(4), False),
-        (np.arange(3), 1, False),
-        ({"a": [1, (2, 3)]}, {"a": [1, (2, 3)]}, True),
-        ({"a": [1, (2, 3)]}, {"a": [1, (2, 4)]}, False),
-        ([1, 2], (1, 2), False),
-        (1e-3, 0.001, True),
-        ("sgd", None, False),
-    ],
-)
-def test_whether_a_parameter_changed(a, b, same):
-    assert _same(a, b) is same
-    assert _same(b, a) is same
