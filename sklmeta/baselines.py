@@ -14,7 +14,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
-from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.base import (
+    BaseEstimator,
+    clone,
+    is_classifier,
+    is_clusterer,
+    is_outlier_detector,
+    is_regressor,
+)
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -185,13 +192,19 @@ class _Baseline(BaseMetaLearner):
                 f"The estimator of a {name} learns from rows, and {shown(given)} from "
                 "tasks: use it beside this baseline, not inside."
             )
-        is_other = is_regressor if self._classifies else is_classifier
-        if is_other(given):
-            other = "regressor" if self._classifies else "classifier"
-            raise TypeError(
-                f"The estimator of a {name} must be a {wanted}, got the {other} "
-                f"{shown(given)}."
-            )
+        others = {
+            "regressor" if self._classifies else "classifier": (
+                is_regressor if self._classifies else is_classifier
+            ),
+            "clusterer": is_clusterer,
+            "outlier detector": is_outlier_detector,
+        }
+        for other, is_other in others.items():
+            if is_other(given):
+                raise TypeError(
+                    f"The estimator of a {name} must be a {wanted}, got the {other} "
+                    f"{shown(given)}."
+                )
 
     def _inner(self) -> Any:
         """Return the estimator that the parameters ask for."""

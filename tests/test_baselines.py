@@ -10,16 +10,18 @@ import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -668,6 +670,24 @@ def test_parameters_of_the_inner_estimator_act_where_it_is_fitted():
     np.testing.assert_allclose(search.predict(query), oracle.predict(query))
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=KFold(3)),
+        RandomForestClassifier(3, random_state=np.random.RandomState(0)),
+    ],
+    ids=["splitter", "generator"],
+)
+def test_parameters_without_an_equality_of_their_own_are_unchanged(inner):
+    """Copies of KFold and RandomState are not equal to what they were copied from."""
+    X, y, query, _ = support_of(NEW_TREES[0])
+    meta = PooledClassifier(inner).fit(TREES)
+    want = meta.adapt(X, y).predict(query)
+    again = pickle.loads(pickle.dumps(meta))
+    np.testing.assert_array_equal(again.adapt(X, y).predict(query), want)
+    assert again.score(NEW_TREES) == meta.score(NEW_TREES)
+
+
 def test_a_search_over_tasks_tunes_the_inner_estimator():
     for meta in (PooledRegressor(Ridge()), PerTaskRegressor(Ridge())):
         search = GridSearchCV(
@@ -709,6 +729,8 @@ def test_before_fit():
         (PooledRegressor(SVC()), r"PooledRegressor .* regressor, got the .* SVC\(\)"),
         (PerTaskClassifier(Ridge()), r"PerTaskClassifier .* the regressor Ridge\(\)"),
         (PooledClassifier(RIDGE), r"the regressor Pipeline\(steps=.*Ridge\(\)\)\]\)"),
+        (PooledClassifier(KMeans(2)), r"must be a classifier, got the clusterer KMea"),
+        (PerTaskRegressor(IsolationForest()), "regressor, got the outlier detector I"),
         (PerTaskRegressor(Ridge), "must be a scikit-learn regressor, got <class"),
         (PooledRegressor(make_pipeline(StandardScaler())), "regressor, got Pipeline"),
         (PooledRegressor(PerTaskRegressor()), "learns from rows, and PerTaskRegressor"),
