@@ -38,7 +38,8 @@ class FittedTransformers:
         Which of them the user gave as transformers of rows.
     params : dict
         Type and parameters of each step of the pipeline when it was fitted.
-    n_features_in : int
+    n_features_in : int or None
+        None if the first transformer of the last steps of a pipeline does not say.
     feature_names : ndarray or None
     seen : dict
         Fingerprints of the meta-training tasks, before transformation.
@@ -47,7 +48,7 @@ class FittedTransformers:
     steps: tuple[tuple[str, TaskTransformer | None], ...]
     on_rows: tuple[bool, ...]
     params: dict[str, Any]
-    n_features_in: int
+    n_features_in: int | None
     feature_names: NDArray[Any] | None
     seen: dict[Any, bytes]
 
@@ -137,7 +138,7 @@ class FittedTransformers:
             steps=steps,
             on_rows=self.on_rows[len(self.steps) - n_steps :],
             params={name: self.params[name] for name, _ in steps},
-            n_features_in=first.n_features_in_,
+            n_features_in=getattr(first, "n_features_in_", None),
             feature_names=getattr(first, "feature_names_in_", None),
             seen={},
         )
@@ -156,6 +157,8 @@ class FittedTransformers:
             if step.per_task:
                 own = TaskTransformer(clone(step.transformer)).fit(X, y)
             else:
+                # A copy, since `set_output` reaches what is frozen.
+                step = copy.deepcopy(step)
                 own = FrozenEstimator(step.transformer_ if on_rows else step)
             moved = own.transform(X)
             if issparse(moved):

@@ -99,6 +99,8 @@ class LearningSteps(Pipeline):
     def n_features_in_(self) -> int:
         """Number of features before the first step."""
         check_is_fitted(self)
+        if self._fitted.n_features_in is None:
+            raise AttributeError("The first step does not say how many features.")
         return self._fitted.n_features_in
 
     @property

@@ -8,13 +8,21 @@ import pandas as pd
 import pytest
 import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.base import (
+    BaseEstimator,
+    TransformerMixin,
+    clone,
+    is_classifier,
+    is_regressor,
+)
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import RFECV
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -409,6 +417,19 @@ def test_adapted_pipeline_is_independent_of_what_comes_later():
     assert_array_equal(model.predict(query), before)
 
 
+def test_output_of_an_adapted_pipeline_is_its_own(pipe):
+    """Frozen transformers hand `set_output` on."""
+    X, y, query = support_of()
+    model = pipe.adapt(X, y)
+    want, score = model.predict(query), pipe.score(shops(features=NUMBERS))
+    model[:-1].set_output(transform="pandas")
+    assert isinstance(model[:-1].transform(query), pd.DataFrame)
+    other = pipe.adapt(X, y)
+    assert isinstance(other[:-1].transform(query), np.ndarray)
+    assert_array_equal(other.predict(query), want)
+    assert pipe.score(shops(features=NUMBERS)) == score
+
+
 def test_own_copy_leaves_the_pipeline_alone(pipe):
     X, y, query = support_of()
     pipe.adapt(X, y)
@@ -726,6 +747,27 @@ def test_parts_of_a_pipeline(pipe):
         pipe[::2]
 
 
+def test_part_that_begins_with_a_transformer_that_knows_no_width():
+    tasks = shops(features=NUMBERS)
+    pipe = piped(StandardScaler(), Halved(), REGRESSOR).fit(tasks)
+    last = pipe[1:]
+    assert pipe.n_features_in_ == 2
+    assert not hasattr(last, "n_features_in_")
+    moved = TaskTransformer(pipe[0]).fit_transform(tasks)
+    assert_allclose(last.score(moved), pipe.score(tasks), rtol=1e-6)
+
+
+class Halved(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def transform(self, X):
+        return X / 2
+
+
 def test_memory_fits_each_transformer_once(tmp_path):
     fitted = tmp_path / "fitted"
     fitted.touch()
@@ -949,12 +991,14 @@ def test_transformers_changed_after_fit_are_refused(pipe):
 
 
 def test_unchanged_parameters_of_any_kind_are_accepted():
-    """Arrays, functions and nested estimators are what they were, also unpickled."""
+    """Also unpickled: arrays, functions, not-a-number, splitters, nested estimators."""
     days = OneHotEncoder(categories=[np.array(["Fri", "Sat", "Sun"])])
     table_ = make_column_transformer((days, ["day"]), (StandardScaler(), NUMBERS))
     double = FunctionTransformer(twice, kw_args={"by": 2})
     tasks = shops(features=[*NUMBERS, "day"])
-    pipe = piped(table_, double, REGRESSOR).fit(tasks[:16])
+    full = SimpleImputer(missing_values=np.nan)
+    few = RFECV(Ridge(), min_features_to_select=3, cv=KFold(2))
+    pipe = piped(table_, double, full, few, REGRESSOR).fit(tasks[:16])
     again = pickle.loads(pickle.dumps(pipe))
     for one in (pipe, again, pipe._own_copy(), copy.deepcopy(pipe)):
         one.set_params(functiontransformer__kw_args={"by": 2})
