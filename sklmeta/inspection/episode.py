@@ -364,7 +364,7 @@ def _in_one_range(display: EpisodeDisplay) -> list[NDArray[Any]]:
     low = min(float(np.nanmin(values)) for values in images)
     high = max(float(np.nanmax(values)) for values in images)
     if low >= 0 and high <= 1:
-        return images
+        return [values.astype(np.float64) for values in images]  # 1 of 255, as integers
     return [(values - low) / (high - low or 1.0) for values in images]
 
 

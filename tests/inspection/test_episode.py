@@ -154,6 +154,17 @@ def test_kinds_of_images(episode, change, expected):
         np.testing.assert_allclose(artist.get_array(), image, atol=1e-12)
 
 
+def test_colours_of_zeros_and_ones_are_black_and_white(episode):
+    """matplotlib takes integers in colour images for steps of 255."""
+    X_support, y_support, _, y_query, y_pred = episode
+    black, white = np.zeros((len(X_support), 6, 4, 3), int), np.ones((6, 6, 4, 3), int)
+    display = from_predictions(black, y_support, white, y_query, y_pred)
+    display.figure_.canvas.draw()
+    renderer = display.figure_.canvas.get_renderer()
+    drawn, *_ = display.query_artists_[0].make_image(renderer)
+    assert drawn.max(axis=(0, 1)).tolist() == [255] * 4
+
+
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
