@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklmeta.inspection._plotting import curve_names, dress, legend_above, new_axes
 from sklmeta.model_selection.comparison import compare
 
-__all__ = ["ScoreCurves", "are_numbers", "draw_curves", "judged"]
+__all__ = ["ScoreCurves", "are_numbers", "axis_values", "draw_curves", "judged"]
 
 ACRONYMS = {"rmse": "RMSE", "mse": "MSE", "mae": "MAE", "nlpd": "NLPD", "r2": "R²"}
 MOST_TICKS = 10  # that fit below an axis
@@ -28,6 +28,16 @@ class ScoreCurves:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     metric_name: str
+
+
+def axis_values(name: str, values: Any) -> list[Any]:
+    """Return the values along an axis; refuse one alone, and none at all."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several values, such as a list; got {values}.")
+    found = list(values)
+    if not found:
+        raise ValueError(f"{name} is empty; give at least one value.")
+    return found
 
 
 def judged(

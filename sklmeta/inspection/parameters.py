@@ -17,7 +17,12 @@ from sklmeta.inspection._estimators import (
     parameter_name,
 )
 from sklmeta.inspection._plotting import legend_above
-from sklmeta.inspection._score_curves import are_numbers, draw_curves, judged
+from sklmeta.inspection._score_curves import (
+    are_numbers,
+    axis_values,
+    draw_curves,
+    judged,
+)
 
 __all__ = ["ParameterCurveDisplay"]
 
@@ -285,9 +290,7 @@ class ParameterCurveDisplay:
             adapting.
         """
         estimators = {name: fitted(one) for name, one in named(estimators).items()}
-        values = list(param_range)
-        if not values:
-            raise ValueError("param_range is empty; give at least one value.")
+        values = axis_values("param_range", param_range)
         methods = {
             f"{name}, {param_name}={value!r} ({i})": _with(one, param_name, value)
             for name, one in estimators.items()

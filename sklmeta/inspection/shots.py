@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sklmeta._parameters import check_integer
 from sklmeta.inspection._estimators import default_name, fitted, named
-from sklmeta.inspection._score_curves import draw_curves, judged
+from sklmeta.inspection._score_curves import axis_values, draw_curves, judged
 
 __all__ = ["ShotCurveDisplay"]
 
@@ -317,8 +317,7 @@ class ShotCurveDisplay:
 
 def _checked(n_shots: Sequence[int]) -> list[int]:
     """Return numbers of shots in ascending order."""
-    for n_shot in n_shots:
+    values = axis_values("n_shots", n_shots)
+    for n_shot in values:
         check_integer("n_shots", n_shot, 1)
-    if not len(n_shots):
-        raise ValueError("n_shots is empty; give at least one number, such as [1, 5].")
-    return sorted({int(n_shot) for n_shot in n_shots})
+    return sorted({int(n_shot) for n_shot in values})

@@ -161,6 +161,8 @@ def test_refused_parameters(maml, waves, name, message):
 def test_refused_values(maml, waves, pipeline):
     with pytest.raises(ValueError, match="param_range is empty"):
         from_estimator(maml, waves, param_range=[])
+    with pytest.raises(TypeError, match="param_range must be several values"):
+        from_estimator(maml, waves, param_range=3)
     with pytest.raises(ValueError, match=r"inner_steps=-1.*inner_steps == -1"):
         from_estimator(maml, waves, param_range=[1, -1])
     with pytest.raises(ValueError, match="mamlregressor__inner_lr"):

@@ -89,9 +89,10 @@ def test_shots_are_counted_per_class_of_a_pool(protonet, digits):
 
 
 def test_estimators_are_left_as_they_are(both, waves, untouched, maml):
-    maml.adapt(waves[0].X, waves[0].y)
+    adapted = maml.adapt(waves[0].X, waves[0].y)
     with untouched(*both.values()):
         ShotCurveDisplay.from_estimators(both, waves, n_shots=[1, 5])
+    assert maml.adapted_ is adapted
 
 
 def test_a_display_can_be_drawn_again(maml, waves, pyplot, texts):
@@ -127,6 +128,7 @@ def test_intervals_of_one_task_are_not_drawn(maml, waves):
     ("changes", "error", "message"),
     [
         ({"n_shots": []}, ValueError, "n_shots is empty"),
+        ({"n_shots": 5}, TypeError, "n_shots must be several values, .* got 5"),
         ({"n_shots": [0, 1]}, ValueError, "n_shots"),
         ({"n_shots": [1.5]}, TypeError, "n_shots"),
         ({"metric": ["mae", "rmse"]}, TypeError, "must be one metric"),
