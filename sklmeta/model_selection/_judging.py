@@ -109,14 +109,14 @@ def warn_of_undefined(
         if column.all():
             raise ValueError(
                 f"metric {metric.name!r} is not defined on any of the {len(column)} "
-                "episodes: the query rows of each hold a single class, or are too few. "
+                "episodes: the query rows of each lack a class, or are too few. "
                 "Lower n_shot, raise n_query, or choose another metric."
             )
         if column.any():
             warnings.warn(
                 f"metric {metric.name!r} is not defined on {int(column.sum())} of "
-                f"{len(column)} episodes, whose query rows hold a single class or are "
-                "too few; they are left out.",
+                f"{len(column)} episodes, whose query rows lack a class or are too "
+                "few; they are left out.",
                 UndefinedMetricWarning,
                 stacklevel=stacklevel + 1,
             )

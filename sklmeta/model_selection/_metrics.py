@@ -27,6 +27,7 @@ __all__ = [
     "NeedsProbabilities",
     "as_metric",
     "as_metrics",
+    "takes_estimator",
     "with_known_needs",
 ]
 
@@ -109,7 +110,7 @@ def as_metric(
             "Give its metric, and its episodes as parameters."
         )
     label = name or getattr(metric, "__name__", None) or repr(metric)
-    if _takes_estimator(metric):
+    if takes_estimator(metric):
         return Metric(label, _of_scorer(metric, label, classifies), needs=None)
     scorer = make_scorer(
         metric, greater_is_better=greater_is_better, response_method=response_method
@@ -118,7 +119,7 @@ def as_metric(
     return Metric(label, _of_scorer(scorer, label, classifies), needs)
 
 
-def _takes_estimator(metric: Callable[..., Any]) -> bool:
+def takes_estimator(metric: Callable[..., Any]) -> bool:
     """Tell scorers (estimator, X, y) from metric functions (y_true, y_pred)."""
     try:
         parameters = inspect.signature(metric).parameters.values()
@@ -234,7 +235,7 @@ def _of_scorer(
     scorer: Callable[..., Any],
     name: str,
     classifies: bool,
-    undefined: Callable[[NDArray[Any]], bool] | None = None,
+    undefined: Callable[[EpisodePrediction], bool] | None = None,
 ) -> Callable[[Predictions, DrawnEpisodes], Values]:
     """Return the metric that asks a scorer (estimator, X, y) episode by episode."""
     stand_in = AdaptedClassifier if classifies else AdaptedRegressor
@@ -242,7 +243,7 @@ def _of_scorer(
     def compute(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
         values = np.full(len(predictions), np.nan)
         for e, given in enumerate(predictions):
-            if undefined is not None and undefined(given.y_true):
+            if undefined is not None and undefined(given):
                 continue
             X = take_rows(drawn.rows.X, drawn.query_rows(e))
             try:
@@ -257,21 +258,27 @@ def _of_scorer(
     return compute
 
 
-def _one_class(y: NDArray[Any]) -> bool:
-    return len(np.unique(y)) < 2
+def _one_class(given: EpisodePrediction) -> bool:
+    return len(np.unique(given.y_true)) < 2
 
 
-def _one_row(y: NDArray[Any]) -> bool:
-    return len(y) < 2
+def _lacks_a_class(given: EpisodePrediction) -> bool:
+    if given.classes is None:
+        return False
+    return _one_class(given) or not np.isin(given.classes, given.y_true).all()
 
 
-# Where scikit-learn has no value, and says so with a warning for every episode.
-_UNDEFINED: dict[str, Callable[[NDArray[Any]], bool]] = {
+def _one_row(given: EpisodePrediction) -> bool:
+    return len(given.y_true) < 2
+
+
+# Where scikit-learn has no value: it warns for every episode, or raises.
+_UNDEFINED: dict[str, Callable[[EpisodePrediction], bool]] = {
     "roc_auc": _one_class,
-    "roc_auc_ovr": _one_class,
-    "roc_auc_ovo": _one_class,
-    "roc_auc_ovr_weighted": _one_class,
-    "roc_auc_ovo_weighted": _one_class,
+    "roc_auc_ovr": _lacks_a_class,
+    "roc_auc_ovo": _lacks_a_class,
+    "roc_auc_ovr_weighted": _lacks_a_class,
+    "roc_auc_ovo_weighted": _lacks_a_class,
     "r2": _one_row,
     "d2_absolute_error_score": _one_row,
 }

@@ -350,6 +350,20 @@ class TestUndefined:
         with pytest.raises(ValueError, match=r"not defined on any of the 1 episodes"):
             evaluate(meta, tasks, metric="roc_auc")
 
+    @pytest.mark.parametrize("name", ["roc_auc_ovr", "roc_auc_ovo_weighted"])
+    def test_queries_that_lack_a_class(self, name):
+        """scikit-learn has no value of one class against the rest without its rows."""
+        tasks = labelled_tasks(list("abc"), n_tasks=6)
+        meta = RefitClassifier(GaussianNB(var_smoothing=1)).fit(tasks)
+        few = {"n_shot": 15, "n_query": 5, "n_episodes": 4}
+        drawn = EpisodeProtocol(**few).draw(tasks, True)
+        lack = [len(np.unique(drawn.y[drawn.query_rows(e)])) < 3 for e in range(24)]
+        assert 0 < sum(lack) < 24
+        message = f"'{name}' is not defined on {sum(lack)} of 24 episodes"
+        with pytest.warns(sklearn.exceptions.UndefinedMetricWarning, match=message):
+            result = evaluate(meta, tasks, metric=name, **few)
+        assert result.scores["score"].isna().tolist() == lack
+
     def test_r2_of_one_row(self):
         tasks = TaskSet([(np.arange(n)[:, None], np.arange(n)) for n in (6, 12, 12)])
         meta = RefitRegressor(LinearRegression()).fit(tasks)
