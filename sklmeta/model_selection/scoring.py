@@ -24,6 +24,7 @@ from sklmeta.model_selection._metrics import (
     Metric,
     as_metric,
     as_metrics,
+    takes_estimator,
 )
 from sklmeta.model_selection._protocol import EpisodeProtocol
 from sklmeta.tasks import as_tasks
@@ -94,10 +95,8 @@ class EpisodeScorer:
             metrics = [metrics]
         for metric in metrics:
             _check_metric(metric)
-            if (
-                self.greater_is_better is not True
-            ) or self.response_method != "predict":
-                _refuse_direction(metric)
+        if not (self.greater_is_better is True and self.response_method == "predict"):
+            _refuse_direction(self.metric)
 
     def __call__(
         self,
@@ -200,11 +199,17 @@ def _check_metric(metric: Any) -> None:
 
 
 def _refuse_direction(metric: Any) -> None:
-    if not callable(metric):
-        raise ValueError(
-            "greater_is_better and response_method describe one metric function "
-            f"(y_true, y_pred); metric={metric!r} knows its own. Leave them out."
-        )
+    """Refuse to turn what is no metric function, or several."""
+    if isinstance(metric, (list, tuple, Mapping)):
+        remedy = "got several. Wrap each function with sklearn.metrics.make_scorer"
+    elif not callable(metric) or takes_estimator(metric):
+        remedy = f"metric={metric!r} knows its own. Leave them out"
+    else:
+        return
+    raise ValueError(
+        "greater_is_better and response_method describe one metric function "
+        f"(y_true, y_pred); {remedy}."
+    )
 
 
 def make_episode_scorer(
@@ -252,9 +257,9 @@ def make_episode_scorer(
     random_state : int, default=0
         Seed of the episodes, mixed with each task's name.
     greater_is_better : bool, default=True
-        Of a metric function, whether more is better; else its sign is turned.
+        Of one metric function, whether more is better; else its sign is turned.
     response_method : str or tuple of str, default="predict"
-        Of a metric function, what it takes, as in `sklearn.metrics.make_scorer`.
+        Of one metric function, what it takes, as in `sklearn.metrics.make_scorer`.
 
     Returns
     -------
@@ -278,7 +283,7 @@ def make_episode_scorer(
     warning; with ``error_score="raise"`` they show it.
 
     Each task counts once, by the mean over its episodes. Where a metric has no value,
-    as ROC AUC on query rows of a single class, the episode is left out, with one
+    as ROC AUC on query rows that lack a class, the episode is left out, with one
     warning that says how many are. Scorers that take decision functions are given
     probabilities. Several metrics in one scorer adapt once; a dict of scorers adapts
     anew for each.

@@ -13,7 +13,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.metrics import make_scorer, mean_absolute_error, roc_auc_score
+from sklearn.metrics import (
+    f1_score,
+    make_scorer,
+    mean_absolute_error,
+    roc_auc_score,
+)
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
@@ -236,6 +241,16 @@ class TestObject:
                 {"metric": "f1", "response_method": "predict_proba"},
                 ValueError,
                 "metric='f1' knows its own",
+            ),
+            (
+                {"metric": [mean_absolute_error], "greater_is_better": False},
+                ValueError,
+                r"got several. Wrap each function with sklearn.metrics.make_scorer",
+            ),
+            (
+                {"metric": make_scorer(f1_score), "greater_is_better": False},
+                ValueError,
+                r"metric=make_scorer\(f1_score.* knows its own",
             ),
         ],
     )
