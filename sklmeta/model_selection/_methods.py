@@ -237,12 +237,15 @@ def in_words(folds: Sequence[DrawnEpisodes]) -> str:
     if folds[0].unit == "episode":
         ways = np.concatenate([fold.n_way for fold in folds])
         low, high = ways.min(), ways.max()
-        return f"{n_episodes} episodes of {_range(low, high)} classes"
+        return f"{_counted(n_episodes, 'episode')} of {_range(low, high)} classes"
     n_tasks = sum(len(np.unique(fold.task)) for fold in folds)
-    each = n_episodes // n_tasks
-    tasks = f"{n_tasks} task{'s' if n_tasks > 1 else ''}"
-    return f"{tasks}, {each} episode{'s' if each > 1 else ''} each"
+    each = _counted(n_episodes // n_tasks, "episode")
+    return f"{_counted(n_tasks, 'task')}, {each} each"
 
 
 def _range(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -117,7 +117,7 @@ def evaluate(
     intervals are too narrow: 90 % instead of 95 % of them cover the mean where
     accuracies are distributed as Beta(19, 1).
 
-    Where a metric has no value, as ROC AUC on query rows of a single class, `scores`
+    Where a metric has no value, as ROC AUC on query rows that lack a class, `scores`
     holds NaN, and one warning says how often; means leave such episodes out.
 
     Examples
@@ -186,7 +186,9 @@ def compare(
         Such as ``TaskKFold(5)``: clones of all estimators are fitted for each fold,
         and every task is judged once.
     metric : str, callable, or list or dict of them, default=None
-        As `evaluate` takes them.
+        As `evaluate` takes them. More counts as a win, but of the losses that are
+        listed there; wrap a function that is a loss with
+        ``sklearn.metrics.make_scorer(loss, greater_is_better=False)``.
     reference : str, default=None
         The method that differences are taken to; None: the last.
     n_shot : int or (int, int), default=5

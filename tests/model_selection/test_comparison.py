@@ -158,6 +158,10 @@ class TestEvaluate:
         assert "No interval: there is one task" in str(result)
         assert "1 task, 5 episodes each" in str(result)
 
+    def test_one_episode_is_one(self, protonet):
+        result = evaluate(protonet, POOL[5:], n_way=2, n_episodes=1)
+        assert "Scores on 1 episode of 2 classes" in str(result)
+
     def test_a_distribution(self):
         meta = MAMLRegressor(max_iter=2, random_state=0).fit(Sinusoids())
         result = evaluate(meta, Sinusoids(), random_state=5)
