@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
@@ -16,7 +15,6 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from sklmeta._parameters import shown
-from sklmeta._pooling import PooledRows
 
 __all__ = [
     "ClassMeans",
@@ -28,7 +26,6 @@ __all__ = [
     "class_means",
     "explained",
     "fresh",
-    "suspect",
 ]
 
 LEAST_PROBABILITY = 1e-6
@@ -87,28 +84,6 @@ def explained(
             raise TypeError(f"{what}: {error}") from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{error}") from error
-
-
-def suspect(rows: PooledRows, names: Sequence[Any]) -> Callable[[Exception], str]:
-    """Return what says where rows lack values or hold text, if an error is of that."""
-
-    def where(error: Exception) -> str:
-        X = rows.X if isinstance(rows.X, pd.DataFrame) else np.asarray(rows.X)
-        X = pd.DataFrame(X.reshape(len(X), -1)) if isinstance(X, np.ndarray) else X
-        bad, what = X.isna(), "a missing value"
-        if "convert" in str(error):
-            bad, what = ~bad & X.apply(pd.to_numeric, errors="coerce").isna(), "text"
-        elif "inf" in str(error) and not bad.to_numpy().any():
-            bad, what = X.select_dtypes("number").abs() == np.inf, "infinity"
-        lines = bad.to_numpy().any(axis=1)
-        if not lines.any():
-            return ""
-        row = int(lines.argmax())
-        task = int(np.searchsorted(rows.offsets, row, side="right")) - 1
-        place = f"task {names[task]!r}, row {row - rows.offsets[task]}"
-        return f" (there is {what} in {place})"
-
-    return where
 
 
 class InnerClassifier:

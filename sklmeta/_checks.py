@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,9 +26,13 @@ __all__ = [
     "sorted_classes",
     "target_numbers",
     "to_float32",
+    "whereabouts",
 ]
 
 _TEXT_KINDS = "OUSMm"
+# How scikit-learn's estimators speak of values that they do not take.
+_MISSING = {"nan", "nans", "na", "missing", "null", "none"}
+_INFINITY = {"inf", "infinity", "infinite", "finite"}
 
 
 def row_numbers(rows: PooledRows, names: Sequence[Any], estimator: str) -> NDArray[Any]:
@@ -163,6 +168,29 @@ def to_float32(values: NDArray[Any], what: str = "X") -> NDArray[np.float32]:
             "dtype('float32'), after scaling."
         )
     return small
+
+
+def whereabouts(error: Exception, rows: PooledRows, names: Sequence[Any]) -> str:
+    """Return where rows lack values or hold text, in brackets, if an error is of that.
+
+    For errors of scikit-learn's estimators, which know no tasks.
+    """
+    about = set(re.findall(r"[a-z]+", str(error).lower()))
+    X = rows.X.numpy(force=True) if isinstance(rows.X, torch.Tensor) else rows.X
+    if not isinstance(X, pd.DataFrame):
+        X = pd.DataFrame(np.asarray(X).reshape(len(X), -1))
+    bad, what = X.isna(), "a missing value"
+    if "convert" in about:
+        bad, what = ~bad & X.apply(pd.to_numeric, errors="coerce").isna(), "text"
+    elif about & _INFINITY and not bad.to_numpy().any():
+        bad, what = X.select_dtypes("number").abs() == np.inf, "infinity"
+    elif not about & (_MISSING | _INFINITY):
+        return ""
+    lines = bad.to_numpy().any(axis=1)
+    if not lines.any():
+        return ""
+    place = _task_of_row(int(lines.argmax()), rows.offsets, names)
+    return f" (there is {what} in {place})"
 
 
 def _task_of_row(row: int, offsets: NDArray[np.int64], names: Sequence[Any]) -> str:

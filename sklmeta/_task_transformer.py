@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,10 +16,12 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklmeta._checks import whereabouts
+from sklmeta._episodes import representative
 from sklmeta._pooling import Container, PooledRows, slice_rows, task_label
+from sklmeta._schema import task_names
 from sklmeta._task_rows import (
     TransformedTasks,
-    drawn_tasks,
     joined_rows,
     transformer_targets,
     with_rows,
@@ -136,13 +139,14 @@ class TaskTransformer(  # type: ignore[call-arg]
         if self._takes_as_rows(X):
             self.transformer_ = _fitted(clone(self.transformer), _array(X), y)
             return self
-        tasks = drawn_tasks(as_tasks(X, y, groups))
+        tasks = representative(as_tasks(X, y, groups), 0)
         if self.per_task:
             tasks = self._not_classes(tasks)
             self.transformer_ = self._fitted_to(tasks.rows(), tasks.names, 0)[0]
         else:
             X, y = _array(tasks.rows().X), transformer_targets(tasks)
-            self.transformer_ = _fitted(clone(self.transformer), X, y)
+            with self._telling_where(tasks):
+                self.transformer_ = _fitted(clone(self.transformer), X, y)
         return self
 
     def fit_transform(
@@ -183,9 +187,9 @@ class TaskTransformer(  # type: ignore[call-arg]
             return self.fit(tasks)._transform_training(tasks)
         if self.per_task:
             return self.fit(tasks)._transform_each(tasks)
-        moved = self._fit_transform_rows(
-            _array(tasks.rows().X), transformer_targets(tasks)
-        )
+        X, y = _array(tasks.rows().X), transformer_targets(tasks)
+        with self._telling_where(tasks):
+            moved = self._fit_transform_rows(X, y)
         return with_rows(tasks, moved)
 
     def transform(self, X: Any) -> Any:
@@ -219,7 +223,8 @@ class TaskTransformer(  # type: ignore[call-arg]
             return TransformedTasks(tasks, self.transform)
         if not self.per_task:
             X = _array(tasks.rows().X)
-            return with_rows(tasks, self._transform_rows(self.transformer_, X))
+            with self._telling_where(tasks):
+                return with_rows(tasks, self._transform_rows(self.transformer_, X))
         rows, tasks = tasks.rows(), self._not_classes(tasks)
         if not rows.has_support.all():
             name = tasks.names[int(np.argmin(rows.has_support))]
@@ -337,6 +342,20 @@ class TaskTransformer(  # type: ignore[call-arg]
                 "later. Use per_task=False, or give a TaskSet with labels='local'."
             )
         return tasks
+
+    @contextmanager
+    def _telling_where(self, tasks: TaskSet | ClassPool) -> Iterator[None]:
+        """Begin errors of missing values, infinity and text with where they are."""
+        try:
+            yield
+        except ValueError as error:
+            where = whereabouts(error, tasks.rows(), task_names(tasks))
+            if not where:
+                raise
+            name = type(self.transformer).__name__
+            raise ValueError(
+                f"{name} cannot transform these tasks{where}: {error}"
+            ) from error
 
     def _fit_transform_rows(self, X: Any, y: Any) -> Container:
         """Fit and transform as scikit-learn's pipelines do, in one go if there is."""

@@ -39,8 +39,8 @@ from sklmeta._baseline_models import (
     class_means,
     explained,
     fresh,
-    suspect,
 )
+from sklmeta._checks import whereabouts
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
 from sklmeta._parameters import filled_in, shown
@@ -248,7 +248,8 @@ class _Pooled(_Baseline):
         unit = "classes" if isinstance(tasks, ClassPool) else "tasks"
         fitted_to = f"{len(rows.y)} rows of {len(tasks)} {unit}"
         title = Title(clone(self._inner()), fitted_to)
-        with explained(title, fitting=suspect(rows, names)):
+        where = partial(whereabouts, rows=rows, names=names)
+        with explained(title, fitting=where):
             estimator.fit(preparation.task_rows(rows, names), y)
         gives = [
             n for n in ("decision_function", "predict_proba") if hasattr(estimator, n)

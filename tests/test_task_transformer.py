@@ -309,6 +309,40 @@ def test_task_that_cannot_be_fitted_is_named():
         own.fit_transform(tasks)
 
 
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(np.nan, "a missing value"), (np.inf, "infinity"), ("high", "text")],
+)
+@pytest.mark.parametrize("framed", [False, True])
+def test_values_that_are_not_taken_are_found(value, what, framed):
+    def shops(last):
+        rows = [[[float(i + t), i % 3] for i in range(5)] for t in range(4)]
+        rows[3][2][0] = last
+        wrap = pd.DataFrame if framed else np.array
+        dtype = object if isinstance(last, str) else float
+        return TaskSet(
+            [(wrap(X, dtype=dtype), np.arange(5.0)) for X in rows],
+        )
+
+    pca = TaskTransformer(PCA(1)).fit(shops(1.0))
+    found = rf"PCA cannot .* these tasks \(there is {what} in task 3, row 2\): "
+    for verb in (pca.transform, pca.fit, pca.fit_transform):
+        with pytest.raises(ValueError, match=found):
+            verb(shops(value))
+
+
+def test_other_errors_are_left_as_they_are():
+    """A missing value is not the cause of all that fails."""
+    tasks = TaskSet([([[np.nan, 1.0], [2.0, 3.0]], [0.0, 1.0])])
+    with pytest.raises(ValueError, match=r"^n_bins"):
+        TaskTransformer(Refuses()).fit(tasks)
+
+
+class Refuses(Recorder):
+    def fit(self, X, y=None):
+        raise ValueError("n_bins is too small. See the documentation for information.")
+
+
 def test_class_pool_and_rows_have_no_tasks_to_fit_on():
     own = TaskTransformer(StandardScaler(), per_task=True)
     with pytest.raises(ValueError, match="cannot transform a ClassPool"):
