@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil, prod
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "representative",
     "sampled_batches",
     "scoring_parts",
+    "scoring_seed",
     "task_seed",
 ]
 
@@ -125,6 +127,11 @@ def hold_out(
         )
     order = np.random.default_rng(seed).permutation(len(tasks))
     return tasks[np.sort(order[n_held:])], tasks[np.sort(order[:n_held])]
+
+
+def scoring_seed(random_state: Any) -> int:
+    """Return the seed of the episodes that `score` judges: 0 unless an int is given."""
+    return int(random_state) if isinstance(random_state, numbers.Integral) else 0
 
 
 def scoring_parts(sampler: EpisodeSampler, seed: int) -> Iterator[EpisodeIndex]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sklmeta.tasks import ClassPool, Task, TaskSet
 
-__all__ = ["FewShotEstimator"]
+__all__ = ["FewShotEstimator", "rows_of_one_task"]
 
 _FITTED = (
     *("meta_", "classes_", "n_features_in_", "feature_names_in_"),
@@ -128,11 +128,23 @@ class FewShotEstimator(BaseEstimator):
         return self.meta_._preparation.validated_rows(self, _in_memory(X))
 
 
-def _in_memory(X: Any) -> Any:
-    """Return rows or targets in a container that scikit-learn checks."""
+def rows_of_one_task(X: Any) -> Any:
+    """Return rows or targets as they are; refuse tasks.
+
+    Raises
+    ------
+    TypeError
+        If `X` is a task, or several.
+    """
     if isinstance(X, (Task, TaskSet, ClassPool)):
         raise TypeError(
             f"Expected rows, got {X!r}. Give the rows of one task, as in "
             "adapt(task.X, task.y) and predict(task.X)."
         )
+    return X
+
+
+def _in_memory(X: Any) -> Any:
+    """Return rows or targets in a container that scikit-learn checks."""
+    X = rows_of_one_task(X)
     return X.detach().cpu().numpy() if isinstance(X, Tensor) else X

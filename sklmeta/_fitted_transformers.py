@@ -15,11 +15,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_memory, validate_data
 
+from sklmeta._episodes import representative
 from sklmeta._leakage import fingerprints
-from sklmeta._pooling import concat_rows, pool_rows
-from sklmeta._row_episodes import check_queries
+from sklmeta._row_episodes import check_queries, unlabelled_rows
 from sklmeta._task import TaskPool
-from sklmeta._task_rows import drawn_tasks
 from sklmeta._task_transformer import TaskTransformer
 from sklmeta.tasks import TaskSet
 
@@ -183,12 +182,8 @@ def unnamed(tasks: Any) -> Any:
 
 def _unlabelled(query_Xs: Sequence[Any], names: Sequence[Any]) -> TaskSet:
     """Return query rows as tasks that have no targets yet."""
-    parts = [
-        pool_rows(X, np.zeros(len(X)), names=(name,))
-        for X, name in zip(query_Xs, names, strict=True)
-    ]
     named = np.zeros(len(names), dtype=bool)
-    pool = TaskPool(concat_rows(parts, names), tuple(names), named)
+    pool = TaskPool(unlabelled_rows(query_Xs, names), tuple(names), named)
     return TaskSet._of_pool(pool, "shared")
 
 
@@ -200,7 +195,7 @@ def _fitted_clone(step: TaskTransformer, tasks: Any) -> tuple[TaskTransformer, A
 
 def _columns(tasks: Any) -> tuple[int, NDArray[Any] | None]:
     """Return the number of features of tasks, and their names."""
-    X = drawn_tasks(tasks).rows().X
+    X = representative(tasks, 0).rows().X
     probe = BaseEstimator()
     if X.ndim == 2:
         validate_data(probe, X, skip_check_array=True)

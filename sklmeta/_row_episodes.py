@@ -20,10 +20,11 @@ from sklmeta._pooling import PooledRows, concat_rows, pool_rows
 from sklmeta._schema import TaskSchema, task_names
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.exceptions import MetaTrainingError
-from sklmeta.tasks import ClassPool, Task, TaskSet
+from sklmeta.tasks import ClassPool, Task, TaskSet, as_tasks
 
 __all__ = [
     "RowEpisode",
+    "as_support_tasks",
     "check_queries",
     "given_episodes",
     "naming",
@@ -31,6 +32,7 @@ __all__ = [
     "scored_episodes",
     "scoring_spec",
     "targets_of",
+    "unlabelled_rows",
 ]
 
 
@@ -114,6 +116,23 @@ def _places(rows: PooledRows, task: int) -> NDArray[np.int64]:
     return np.arange(rows.offsets[task], rows.offsets[task + 1])
 
 
+def as_support_tasks(support_tasks: Any) -> TaskSet:
+    """Return the tasks whose rows `predict_tasks` adapts to.
+
+    Raises
+    ------
+    TypeError
+        If they are no TaskSet and no list of tasks.
+    """
+    tasks = as_tasks(support_tasks)
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(
+            "support_tasks must be a TaskSet or a list of tasks, got "
+            f"{type(tasks).__name__}."
+        )
+    return tasks
+
+
 def check_queries(tasks: TaskSet, query_Xs: Sequence[Any]) -> None:
     """Refuse query rows that are not one entry of rows for each task.
 
@@ -135,13 +154,18 @@ def check_queries(tasks: TaskSet, query_Xs: Sequence[Any]) -> None:
 
 def query_rows(meta: Any, query_Xs: Sequence[Any], names: Sequence[Any]) -> PooledRows:
     """Return the query rows of every task, whose targets are unknown."""
+    rows = unlabelled_rows(query_Xs, names)
+    meta._preparation.check_width(meta, rows)
+    return rows
+
+
+def unlabelled_rows(query_Xs: Sequence[Any], names: Sequence[Any]) -> PooledRows:
+    """Return rows of every task, with zeros as targets."""
     parts = [
         pool_rows(X, np.zeros(len(X)), names=[name])
         for X, name in zip(query_Xs, names, strict=True)
     ]
-    rows = concat_rows(parts, names)
-    meta._preparation.check_width(meta, rows)
-    return rows
+    return concat_rows(parts, names)
 
 
 def targets_of(schema: TaskSchema, tasks: TaskSet | ClassPool) -> NDArray[Any]:

@@ -16,13 +16,10 @@ from sklmeta.tasks import ClassPool, TaskDistribution, TaskSet
 
 __all__ = [
     "TransformedTasks",
-    "drawn_tasks",
     "joined_rows",
     "transformer_targets",
     "with_rows",
 ]
-
-SAMPLED_TASKS = 200
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,3 @@ def transformer_targets(tasks: TaskSet | ClassPool) -> NDArray[Any]:
 
 def _holds_fractions(y: NDArray[Any]) -> bool:
     return y.dtype.kind == "f" and bool((y != np.floor(y)).any())
-
-
-def drawn_tasks(tasks: Any) -> TaskSet | ClassPool:
-    """Return the tasks; of a distribution, some to learn a transformation from."""
-    if isinstance(tasks, TaskDistribution):
-        return tasks.sample(SAMPLED_TASKS, 0)
-    return tasks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,12 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklmeta import _leakage
 from sklmeta._adapted import AdaptedModel
-from sklmeta._episodes import representative
+from sklmeta._episodes import representative, scoring_seed
 from sklmeta._meta_tags import MetaTags
 from sklmeta._parameters import same_value, shown
 from sklmeta._pooling import take_rows
 from sklmeta._row_episodes import (
     RowEpisode,
+    as_support_tasks,
     check_queries,
     given_episodes,
     naming,
@@ -244,12 +244,7 @@ class BaseMetaLearner(BaseEstimator):
         """
         check_is_fitted(self)
         self._check_parameters()
-        tasks = as_tasks(support_tasks)
-        if not isinstance(tasks, TaskSet):
-            raise TypeError(
-                "support_tasks must be a TaskSet or a list of tasks, got "
-                f"{type(tasks).__name__}."
-            )
+        tasks = as_support_tasks(support_tasks)
         self._preparation.check_width(self, tasks.rows())
         return self._predict_supports(tasks, query_Xs)
 
@@ -345,8 +340,7 @@ class BaseMetaLearner(BaseEstimator):
                 "sample_weight=None."
             )
         tasks = as_tasks(X, y, groups)
-        given = isinstance(self.random_state, numbers.Integral)
-        seed = int(self.random_state) if given else 0
+        seed = scoring_seed(self.random_state)
         tasks = representative(tasks, seed)
         self._preparation.check_width(self, tasks.rows())
         total = self._new_score()

@@ -12,9 +12,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
 
 from sklmeta import _leakage
+from sklmeta._few_shot import rows_of_one_task
 from sklmeta._fitted_transformers import unnamed
 from sklmeta._learning_steps import LearningSteps
 from sklmeta._pipeline_steps import check_steps, refuse_without
+from sklmeta._row_episodes import as_support_tasks
 from sklmeta._task_transformer import TaskTransformer
 from sklmeta.base import BaseMetaLearner
 from sklmeta.model_selection._episode_tasks import (
@@ -23,7 +25,7 @@ from sklmeta.model_selection._episode_tasks import (
     scored_episodes,
 )
 from sklmeta.model_selection._predictions import episode_predictions
-from sklmeta.tasks import ClassPool, Task, TaskSet, as_tasks
+from sklmeta.tasks import as_tasks
 
 __all__ = ["MetaPipeline", "TaskTransformer", "make_meta_pipeline"]
 
@@ -240,7 +242,7 @@ class MetaPipeline(LearningSteps):
         TypeError
             If tasks are given instead of rows.
         """
-        return self._last_adapted().predict(_rows_of_one_task(X))
+        return self._last_adapted().predict(rows_of_one_task(X))
 
     @available_if(lambda self: hasattr(self._last, "predict_proba"))
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
@@ -263,7 +265,7 @@ class MetaPipeline(LearningSteps):
         TypeError
             If tasks are given instead of rows.
         """
-        return self._last_adapted().predict_proba(_rows_of_one_task(X))
+        return self._last_adapted().predict_proba(rows_of_one_task(X))
 
     def predict_tasks(
         self, support_tasks: Any, query_Xs: Sequence[ArrayLike]
@@ -290,19 +292,14 @@ class MetaPipeline(LearningSteps):
             If the rows do not fit the meta-training tasks; the message names the task.
         """
         self._check_ready()
-        tasks = as_tasks(support_tasks)
-        if not isinstance(tasks, TaskSet):
-            raise TypeError(
-                "support_tasks must be a TaskSet or a list of tasks, got "
-                f"{type(tasks).__name__}."
-            )
+        tasks = as_support_tasks(support_tasks)
         supports, queries = self._fitted.support_and_query(tasks, query_Xs)
         return self._last.predict_tasks(supports, queries)
 
     def _adapted_to(self, X: Any, y: Any) -> Pipeline:
         """Return the fitted pipeline for rows of one task; nothing is kept."""
         self._check_ready()
-        steps, X = self._fitted.adapted_to(_rows_of_one_task(X), y)
+        steps, X = self._fitted.adapted_to(rows_of_one_task(X), y)
         few_shot = self._last._own_copy().adapt(X, y)
         return Pipeline([*steps, (self.steps[-1][0], few_shot)])
 
@@ -378,15 +375,6 @@ class MetaPipeline(LearningSteps):
             Requests `groups` in `fit` and `score`. Nothing is routed to the steps.
         """
         return BaseEstimator.get_metadata_routing(self)
-
-
-def _rows_of_one_task(X: Any) -> Any:
-    if isinstance(X, (Task, TaskSet, ClassPool)):
-        raise TypeError(
-            f"Expected rows, got {X!r}. Give the rows of one task, as in "
-            "adapt(task.X, task.y) and predict(task.X)."
-        )
-    return X
 
 
 def make_meta_pipeline(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklmeta._episodes import scoring_seed
 from sklmeta._pooling import PooledRows, take_rows
 from sklmeta._task import TaskPool
 from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
@@ -20,14 +20,13 @@ __all__ = ["episode_tasks", "episodes_of_tasks", "scored_episodes"]
 
 def scored_episodes(meta: Any, tasks: Any) -> DrawnEpisodes:
     """Draw the episodes that a meta-learner's own `score` judges."""
-    given = isinstance(meta.random_state, numbers.Integral)
     protocol = EpisodeProtocol(
         n_shot=meta.n_shot,
         n_way=meta.n_way,
         n_episodes=None if isinstance(tasks, ClassPool) else 1,
         support_order=meta.support_order,
         small_tasks=meta.small_tasks,
-        random_state=int(meta.random_state) if given else 0,
+        random_state=scoring_seed(meta.random_state),
     )
     return protocol.draw(tasks, meta._classifies)
 
