@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Self
 
@@ -87,8 +88,10 @@ class ClassPool(PooledTuple):
         taken = self._positions[positions]
         return self._make(labels, _rows=self._rows, _positions=taken)
 
-    def __iter__(self) -> Any:
-        return (self[i] for i in range(len(self)))
+    def __iter__(self) -> Iterator[Any]:
+        for label, position in zip(tuple.__iter__(self), self._positions, strict=True):
+            taken = np.array([position])
+            yield _OneClass._make([label], _rows=self._rows, _positions=taken)
 
     # Pools with equal labels may hold different rows, so pools compare by identity.
     __eq__ = object.__eq__
@@ -149,6 +152,20 @@ class ClassPool(PooledTuple):
 
     def __reduce__(self) -> Any:
         return type(self)._of_rows, (self.rows().detached(),)
+
+
+class _OneClass(ClassPool):
+    """What iterating over a pool gives: a pool of one class, whose item is its label.
+
+    A pool of one class would otherwise hold itself, and so on: libraries that walk
+    through nested tuples, as Dask does, would never come to an end.
+    """
+
+    # What is added to it is a pool as any other.
+    _of_rows = ClassPool._of_rows  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Any]:
+        return tuple.__iter__(self)
 
 
 def _as_labels(y: Any) -> NDArray[Any]:

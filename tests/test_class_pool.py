@@ -65,6 +65,26 @@ def test_indexing_twice(pool):
 
 def test_iterating_gives_pools_of_one_class(pool):
     assert [one.classes.tolist() for one in pool] == [["c"], ["a"], ["b"]]
+    for one, other in zip(pool, (pool[0], pool[1], pool[2]), strict=True):
+        assert isinstance(one, ClassPool)
+        assert repr(one) == repr(other)
+        np.testing.assert_array_equal(one.X, other.X)
+    assert [one.classes.tolist() for one in pool[1]] == [["a"]]
+
+
+def test_walking_through_nested_tuples_comes_to_an_end(pool):
+    def leaves(item):
+        if not isinstance(item, tuple):
+            return [item]
+        return [leaf for inner in item for leaf in leaves(inner)]
+
+    assert leaves(pool) == ["c", "a", "b"]
+    assert leaves(pool[:1]) == ["c"]
+    (one,) = pool[:1]
+    again = pickle.loads(pickle.dumps(one))
+    assert again.classes.tolist() == one[:].classes.tolist() == ["c"]
+    assert leaves(one + pool[1:]) == leaves(pool)
+    assert [len(part) for part in one + pool[1:]] == [1, 1, 1]
     assert "a" in pool
     assert "z" not in pool
 
