@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklmeta import _leakage
-from sklmeta._checks import diverged, finite_rows
+from sklmeta._checks import diverged, finite_rows, label_column, target_numbers
 from sklmeta._episodes import VALUES_SCORED_AT_ONCE
 from sklmeta._parameters import resolve_device
 from sklmeta._pooling import take_rows
-from sklmeta._preparation import Preparation
+from sklmeta._preparation import Preparation, task_names
 from sklmeta._scores import episode_outputs
 from sklmeta._task_rows import with_rows
 from sklmeta.engine.batches import similar_sizes
@@ -257,12 +258,14 @@ def _one_by_one(
     """Adapt an own copy to one episode after the other."""
     own = meta._own_copy() if hasattr(meta, "_own_copy") else copy.copy(meta)
     adapt = getattr(own, "_adapted_to", own.adapt)
+    _refuse_missing_targets(meta, drawn)
     X, y = drawn.rows.X, drawn.y
     for episode in range(len(drawn)):
         support, query = drawn.support_rows(episode), drawn.query_rows(episode)
         try:
             adapted = adapt(take_rows(X, support), y[support])
             found = _predicted(adapted, take_rows(X, query), y[query], response)
+            _refuse_unusable(found, _name_of(adapted))
         except (ValueError, MetaTrainingError) as error:
             raise renamed(error, drawn.label(episode)) from error
         yield found
@@ -294,9 +297,51 @@ def _predicted(
 def refuse_without_std(adapted: Any) -> None:
     """Refuse estimators whose predict gives no standard deviation."""
     if "return_std" not in inspect.signature(adapted.predict).parameters:
-        name = type(getattr(adapted, "meta_", adapted)).__name__
         raise TypeError(
-            f"The metric needs predictive standard deviations, and {name} gives none: "
-            "its predict has no return_std. Choose another metric, such as 'rmse', or "
-            "a probabilistic regressor."
+            "The metric needs predictive standard deviations, and "
+            f"{_name_of(adapted)} gives none: its predict has no return_std. Choose "
+            "another metric, such as 'rmse', or a probabilistic regressor."
         )
+
+
+def _name_of(adapted: Any) -> str:
+    return type(getattr(adapted, "meta_", adapted)).__name__
+
+
+# Metrics give NaN where they have no value, so that NaN must not come from elsewhere.
+
+
+def _refuse_missing_targets(meta: Any, drawn: DrawnEpisodes) -> None:
+    """Refuse query rows whose truth is not known, naming the task."""
+    names = task_names(drawn.tasks)
+    if is_regressor(meta):
+        target_numbers(drawn.rows, names, type(meta).__name__)
+    elif drawn.y.ndim == 1:
+        label_column(drawn.rows, names)
+
+
+def _refuse_unusable(found: EpisodePrediction, name: str) -> None:
+    """Refuse predictions of another shape than asked for, and those that are NaN."""
+    if found.y_pred.shape != found.y_true.shape:
+        raise ValueError(
+            f"{name} predicts values of shape {found.y_pred.shape} for targets of "
+            f"shape {found.y_true.shape}."
+        )
+    if found.classes is None and not _finite(found.y_pred):
+        raise ValueError(f"{name} predicts NaN or infinity.")
+    if found.std is not None and not (_finite(found.std) and (found.std > 0).all()):
+        raise ValueError(f"{name} predicts standard deviations that are not positive.")
+    if found.proba is None or found.classes is None:
+        return
+    expected = len(found.y_true), len(found.classes)
+    if found.proba.shape != expected:
+        raise ValueError(
+            f"{name} predicts probabilities of shape {found.proba.shape}, expected "
+            f"{expected}: a column for each of its classes_."
+        )
+    if not _finite(found.proba):
+        raise ValueError(f"{name} predicts probabilities that are NaN.")
+
+
+def _finite(values: Any) -> bool:
+    return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -255,6 +255,92 @@ class TestAnythingThatAdapts:
         drawn = EpisodeProtocol().draw(clusters(2), True)
         with pytest.raises(error, match=message):
             list(episode_predictions(estimator, drawn))
+
+
+class Constant(BaseEstimator):
+    """A meta-learner whose models give what it was told."""
+
+    def __init__(self, value=0.0, std=1.0, proba=(0.5, 0.5), n_missing=0):
+        self.value = value
+        self.std = std
+        self.proba = proba
+        self.n_missing = n_missing
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def adapt(self, X, y):
+        return self
+
+    def predict(self, X, return_std=False):
+        mean = np.full(len(X) - self.n_missing, self.value)
+        return (mean, np.full(len(X), self.std)) if return_std else mean
+
+
+class ConstantRegressor(RegressorMixin, Constant):
+    pass
+
+
+class ConstantClassifier(ClassifierMixin, Constant):
+    classes_ = np.array([0, 1])
+
+    def predict_proba(self, X):
+        return np.tile(self.proba, (len(X), 1))
+
+
+class TestUnusable:
+    """NaN says that a metric has no value; nothing else may end in it."""
+
+    NUMBERS = waves(3, 1)
+    LABELS = TaskSet([(t.X, (t.y > 5).astype(int)) for t in NUMBERS])
+
+    @pytest.mark.parametrize(
+        ("values", "response", "message"),
+        [
+            ({"value": np.nan}, "predict", "predicts NaN or infinity"),
+            ({"value": -np.inf}, "std", "predicts NaN or infinity"),
+            ({"std": 0.0}, "std", "standard deviations that are not positive"),
+            ({"std": np.nan}, "std", "standard deviations that are not positive"),
+            ({"n_missing": 1}, "predict", "cannot reshape"),
+        ],
+    )
+    def test_numbers(self, values, response, message):
+        drawn = EpisodeProtocol(n_episodes=1).draw(self.NUMBERS, False)
+        meta = ConstantRegressor(**values).fit(None)
+        with pytest.raises(ValueError, match=rf"task 0 \(episode 0\): .*{message}"):
+            list(episode_predictions(meta, drawn, response))
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"proba": (np.nan, 1.0)}, "probabilities that are NaN"),
+            (
+                {"proba": (0.2, 0.3, 0.5)},
+                r"probabilities of shape \(\d+, 3\), expected",
+            ),
+            ({"n_missing": 1}, r"predicts values of shape \(\d+,\) for targets of"),
+        ],
+    )
+    def test_labels(self, values, message):
+        drawn = EpisodeProtocol(n_episodes=1).draw(self.LABELS, True)
+        meta = ConstantClassifier(**values).fit(None)
+        message = rf"task 0 \(episode 0\): ConstantClassifier .*{message}"
+        with pytest.raises(ValueError, match=message):
+            list(episode_predictions(meta, drawn, "predict_proba"))
+
+    def test_truths_that_are_missing(self):
+        """Of query rows: no model is fitted to them, which would refuse them."""
+        first = {"support_order": "first", "n_episodes": 1}
+        pairs = [(t.X, np.append(t.y[:-1], np.nan)) for t in self.NUMBERS]
+        meta = ConstantRegressor().fit(None)
+        drawn = EpisodeProtocol(**first).draw(TaskSet(pairs), False)
+        with pytest.raises(ValueError, match=r"Input y contains NaN \(task 0, row"):
+            list(episode_predictions(meta, drawn))
+        pairs = [(X, np.append(y[:-1] > 5, None)) for X, y in pairs]
+        drawn = EpisodeProtocol(**first).draw(TaskSet(pairs), True)
+        with pytest.raises(ValueError, match=r"Input y contains NaN \(task 0, row"):
+            list(episode_predictions(ConstantClassifier().fit(None), drawn))
 
 
 class TestWrapped:
