@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from _markdown import Record, origin, table
 
+BARS = ("at most 1.3", "at most 1.3", "-")
+
 
 def evaluate_speed(record: Record) -> str:
     """Return the section on the speed of `evaluate`."""
@@ -19,7 +21,7 @@ def evaluate_speed(record: Record) -> str:
             bar,
         )
         for row in record["results"]
-        for own, bar in zip(row["bare"].values(), ("at most 1.3", "-"), strict=True)
+        for own, bar in zip(row["bare"].values(), BARS, strict=True)
     ]
     header = (
         *("data", "episodes", "`evaluate`", "bare form"),
@@ -30,11 +32,12 @@ def evaluate_speed(record: Record) -> str:
             "## Speed of `evaluate` (`evaluate_speed.py`)\n",
             f"A fitted ProtoNet on {p['ways']}-way {p['shots']}-shot episodes, "
             f"{p['query_rows_per_class']} query rows a way: `evaluate`, which draws "
-            "them and returns the score of each, and bare torch on episodes that "
-            "are drawn before the clock starts. In batches of episodes, the bare form "
-            "embeds every row of each (the best of five batch sizes); *rows once* it "
-            f"embeds each row once, as `evaluate` does. Medians of {p['repeats']} runs "
-            "that take turns.\n",
+            "them and returns the score of each, and bare torch. In batches of "
+            "episodes the bare form embeds every row of each (the best of five batch "
+            "sizes); *rows once* it embeds each row once, as `evaluate` does. Its "
+            "episodes are drawn before the clock starts but for *drawing*, where they "
+            f"are drawn by random keys and topk. Medians of {p['repeats']} runs that "
+            "take turns.\n",
             table(header, rows),
             origin(record) + "\n",
         ]
