@@ -2,7 +2,9 @@
 
 import functools
 import os
+import runpy
 import threading
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -36,6 +38,7 @@ from sklmeta.model_selection import (
 )
 from sklmeta.utils import torch_threads
 
+EXAMPLES = Path(__file__).parents[1] / "examples/sklearn"
 WAVES = make_sinusoids(24, random_state=0)
 DIGITS = load_digits_pool()
 QUICK = {"max_iter": 3, "batch_size": 4, "random_state": 0, "device": "cpu"}
@@ -200,6 +203,12 @@ def test_comparisons_are_the_same_on_every_backend(backend):
         for n in (2, 1)
     )
     assert found.scores.equals(expected.scores)
+
+
+def test_example_on_a_cluster_finds_the_same(dask_cluster, capsys):
+    example = runpy.run_path(str(EXAMPLES / "dask_search.py"))
+    best = example["main"](["--quick", "--address", dask_cluster.scheduler_address])
+    assert capsys.readouterr().out.count(str(best)) == 2
 
 
 # Nothing leaks ------------------------------------------------------------------------

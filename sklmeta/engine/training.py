@@ -216,6 +216,9 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
         if optimizer in FUSED:
             settings["optimizer__fused"] = True
         optimizer = OPTIMIZERS[optimizer]
+    if not options.verbose:
+        # It would print all the same where `print` has been replaced, as Ray does.
+        settings["callbacks__print_log"] = None
     net = _EpisodeNet(
         learner,
         criterion=_NoCriterion,

@@ -1,5 +1,6 @@
 """The outer loop: learning, stopping, going on, and being interrupted."""
 
+import builtins
 import copy
 import itertools
 
@@ -218,5 +219,14 @@ def test_errors_of_callbacks_pass_through():
 def test_progress_is_printed_only_on_request(capsys):
     train(Constant())
     assert capsys.readouterr().out == ""
+    train(Constant(), verbose=1)
+    assert "train_loss" in capsys.readouterr().out
+
+
+def test_nothing_is_printed_where_print_was_replaced(monkeypatch, capsys):
+    original = print
+    monkeypatch.setattr(builtins, "print", lambda *args: original(*args))
+    train(Constant())
+    assert not capsys.readouterr().out
     train(Constant(), verbose=1)
     assert "train_loss" in capsys.readouterr().out
