@@ -23,6 +23,7 @@ from sklmeta.tasks import ClassPool, TaskSet, is_tasks
 __all__ = ["EpisodicSplit"]
 
 LARGEST_SEED = 2**31 - 1
+NUMBERS_HINT = "If y holds numbers to predict, set labels='shared'."
 
 
 class EpisodicSplit(BaseCrossValidator):
@@ -165,8 +166,13 @@ class EpisodicSplit(BaseCrossValidator):
         y = _complete_targets(y)
         check_consistent_length(X, y, groups)
         by_class = self.labels == "local" and not _is_continuous(y)
-        tasks = self._tasks(y, groups, by_class)
-        drawn, order = self._drawn(tasks, by_class)
+        tasks, seed = self._tasks(y, groups, by_class), self._seed()
+        try:
+            drawn, order = self._drawn(tasks, by_class, seed)
+        except ValueError as error:
+            if by_class and y.dtype.kind in "iuf":
+                raise ValueError(f"{error} {NUMBERS_HINT}") from error
+            raise
         rows = np.asarray(drawn.rows.X)[:, 0]  # the positions, see _tasks
         for episode in order:
             yield rows[drawn.support_rows(episode)], rows[drawn.query_rows(episode)]
@@ -205,16 +211,15 @@ class EpisodicSplit(BaseCrossValidator):
         if len(pool) < least and self.small_tasks == "raise":
             raise ValueError(
                 f"An episode needs at least {least} classes (n_way={self.n_way}), and "
-                f"y has {len(pool)}. Lower n_way, or give rows of more classes. If y "
-                "holds numbers to predict, set labels='shared'."
+                f"y has {len(pool)}. Lower n_way, or give rows of more classes. "
+                + NUMBERS_HINT
             )
         return pool
 
     def _drawn(
-        self, tasks: TaskSet | ClassPool, by_class: bool
+        self, tasks: TaskSet | ClassPool, by_class: bool, seed: int
     ) -> tuple[DrawnEpisodes, NDArray[np.intp]]:
         """Draw enough episodes; also return which to use, in order."""
-        seed = self._seed()
         if isinstance(tasks, ClassPool):
             drawn = self._protocol(seed, self.n_episodes).draw(tasks, by_class)
             return drawn, np.arange(len(drawn))

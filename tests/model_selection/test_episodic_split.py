@@ -444,6 +444,11 @@ def few_of_one_class():
             r"at least 4 classes \(n_way=4\), and y has 3. Lower n_way",
         ),
         ({}, np.zeros(46), r"at least 2 classes .*y has 1.*labels='shared'"),
+        (
+            {"n_shot": 5},
+            np.arange(46) // 2,
+            r"Class 0 has 2 rows, but n_shot=5 .* numbers to predict, set labels='sha",
+        ),
         ({"n_way": 2}, np.linspace(0.1, 1, 46), "n_way=2 draws classes"),
         ({"n_way": 2, "labels": "shared"}, np.zeros(46), "n_way=2 draws classes"),
         ({"n_shot": 46}, np.linspace(0.1, 1, 46), "46 rows, but n_shot=46 and one qu"),
