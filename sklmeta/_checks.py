@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 
-from sklmeta._pooling import PooledRows
+from sklmeta._pooling import PooledRows, without_tensors
+from sklmeta._task_rows import task_of_row
 from sklmeta.exceptions import MetaTrainingError
 
 __all__ = [
@@ -26,13 +26,9 @@ __all__ = [
     "sorted_classes",
     "target_numbers",
     "to_float32",
-    "whereabouts",
 ]
 
 _TEXT_KINDS = "OUSMm"
-# How scikit-learn's estimators speak of values that they do not take.
-_MISSING = {"nan", "nans", "na", "missing", "null", "none"}
-_INFINITY = {"inf", "infinity", "infinite", "finite"}
 
 
 def row_numbers(rows: PooledRows, names: Sequence[Any], estimator: str) -> NDArray[Any]:
@@ -45,7 +41,7 @@ def row_numbers(rows: PooledRows, names: Sequence[Any], estimator: str) -> NDArr
     """
     _refuse_text(rows.X, rows.offsets, names, "X", estimator)
     X = check_array(
-        rows.X.detach().cpu().numpy() if isinstance(rows.X, torch.Tensor) else rows.X,
+        without_tensors(rows.X),
         dtype="numeric",
         ensure_all_finite=False,
         allow_nd=True,
@@ -106,7 +102,7 @@ def label_column(rows: PooledRows, names: Sequence[Any]) -> NDArray[Any]:
         )
     missing = pd.isna(y)
     if missing.any():
-        where = _task_of_row(int(missing.argmax()), rows.offsets, names)
+        where = task_of_row(int(missing.argmax()), rows.offsets, names)
         raise ValueError(f"Input y contains NaN ({where}). Give every row a label.")
     return y
 
@@ -170,34 +166,6 @@ def to_float32(values: NDArray[Any], what: str = "X") -> NDArray[np.float32]:
     return small
 
 
-def whereabouts(error: Exception, rows: PooledRows, names: Sequence[Any]) -> str:
-    """Return where rows lack values or hold text, in brackets, if an error is of that.
-
-    For errors of scikit-learn's estimators, which know no tasks.
-    """
-    about = set(re.findall(r"[a-z]+", str(error).lower()))
-    X = rows.X.numpy(force=True) if isinstance(rows.X, torch.Tensor) else rows.X
-    if not isinstance(X, pd.DataFrame):
-        X = pd.DataFrame(np.asarray(X).reshape(len(X), -1))
-    bad, what = X.isna(), "a missing value"
-    if "convert" in about:
-        bad, what = ~bad & X.apply(pd.to_numeric, errors="coerce").isna(), "text"
-    elif about & _INFINITY and not bad.to_numpy().any():
-        bad, what = X.select_dtypes("number").abs() == np.inf, "infinity"
-    elif not about & (_MISSING | _INFINITY):
-        return ""
-    lines = bad.to_numpy().any(axis=1)
-    if not lines.any():
-        return ""
-    place = _task_of_row(int(lines.argmax()), rows.offsets, names)
-    return f" (there is {what} in {place})"
-
-
-def _task_of_row(row: int, offsets: NDArray[np.int64], names: Sequence[Any]) -> str:
-    task = int(np.searchsorted(offsets, row, side="right")) - 1
-    return f"task {names[task]!r}, row {row - offsets[task]}"
-
-
 def _refuse_text(
     values: Any,
     offsets: NDArray[np.int64],
@@ -223,7 +191,7 @@ def _refuse_text(
             raise ValueError(
                 f"could not convert {'string' if kind == 'str' else kind} to float: "
                 f"{column}{what} holds {entries[bad]!r} "
-                f"({_task_of_row(bad, offsets, names)}), and {estimator} takes "
+                f"({task_of_row(bad, offsets, names)}), and {estimator} takes "
                 "numbers. Encode such values first, for example with pd.get_dummies."
             )
         if missing.any():
@@ -278,7 +246,7 @@ def _raise_non_finite(
     what: str,
     estimator: str,
 ) -> None:
-    where = _task_of_row(int(bad.argmax()), offsets, names)
+    where = task_of_row(int(bad.argmax()), offsets, names)
     raise ValueError(
         f"Input {what} contains {'NaN' if is_nan else 'infinity'} ({where}; "
         f"{int(bad.sum())} rows in all). {estimator} does not accept missing or "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sklmeta._task_rows import representative
 from sklmeta.engine.batches import Episodes, similar_sizes
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.engine.pool import RowPool
@@ -36,14 +37,6 @@ VALUES_SCORED_AT_ONCE = 2**26  # of features, padding included: 256 MB
 TASKS_SAMPLED_AT_ONCE = 1024
 MIN_HELD_OUT_TASKS = 5
 DEFAULT_WAYS = 5
-SAMPLED_TASKS = 200
-
-
-def representative(tasks: Any, seed: int) -> TaskSet | ClassPool:
-    """Return tasks themselves, or a fixed sample of a TaskDistribution."""
-    if isinstance(tasks, TaskSet | ClassPool):
-        return tasks
-    return tasks.sample(SAMPLED_TASKS, seed)
 
 
 def endless_batches(

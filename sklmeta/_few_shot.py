@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
+from sklmeta._pooling import without_tensors
 from sklmeta.tasks import ClassPool, Task, TaskSet
 
 __all__ = ["FewShotEstimator", "rows_of_one_task"]
@@ -112,7 +112,7 @@ class FewShotEstimator(BaseEstimator):
         blank.n_features_in_ = preparation.n_features_in
         if preparation.feature_names is not None:
             blank.feature_names_in_ = preparation.feature_names
-        X, y = preparation.validated_support(blank, _in_memory(X), _in_memory(y))
+        X, y = preparation.validated_support(blank, _one_task(X), _one_task(y))
         return blank, X, y
 
     def _take_over(self, fitted: Self) -> Self:
@@ -125,7 +125,7 @@ class FewShotEstimator(BaseEstimator):
     def _validated_query(self, X: Any) -> Any:
         """Return checked query rows."""
         check_is_fitted(self)
-        return self.meta_._preparation.validated_rows(self, _in_memory(X))
+        return self.meta_._preparation.validated_rows(self, _one_task(X))
 
 
 def rows_of_one_task(X: Any) -> Any:
@@ -144,7 +144,5 @@ def rows_of_one_task(X: Any) -> Any:
     return X
 
 
-def _in_memory(X: Any) -> Any:
-    """Return rows or targets in a container that scikit-learn checks."""
-    X = rows_of_one_task(X)
-    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+def _one_task(X: Any) -> Any:
+    return without_tensors(rows_of_one_task(X))

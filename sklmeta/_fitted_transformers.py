@@ -15,10 +15,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_memory, validate_data
 
-from sklmeta._episodes import representative
 from sklmeta._leakage import fingerprints
-from sklmeta._row_episodes import check_queries, unlabelled_rows
+from sklmeta._row_episodes import check_queries
 from sklmeta._task import TaskPool
+from sklmeta._task_rows import representative, unlabelled_rows
 from sklmeta._task_transformer import TaskTransformer
 from sklmeta.tasks import TaskSet
 

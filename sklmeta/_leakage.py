@@ -7,10 +7,8 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from torch import Tensor
 
-from sklmeta._pooling import PooledRows
+from sklmeta._pooling import PooledRows, row_array
 from sklmeta.exceptions import TaskLeakageWarning
 from sklmeta.tasks import TaskSet
 
@@ -38,7 +36,7 @@ def fingerprints(tasks: Any) -> dict[Any, bytes]:
         if not named:
             continue
         if X is None:
-            X = _as_array(rows.X)
+            X = row_array(rows.X)
             weights = _weights(int(rows.sizes.max()) * int(np.prod(X.shape[1:])))
         seen[name] = _digest(X, rows, position, weights)
     return seen
@@ -59,12 +57,6 @@ def warn_of_seen(tasks: Any, seen: dict[Any, bytes], stacklevel: int) -> None:
             TaskLeakageWarning,
             stacklevel=stacklevel + 1,
         )
-
-
-def _as_array(X: Any) -> np.ndarray:
-    if isinstance(X, pd.DataFrame):
-        return X.to_numpy()
-    return X.cpu().numpy() if isinstance(X, Tensor) else X
 
 
 def _weights(n_values: int) -> np.ndarray:

@@ -115,6 +115,17 @@ def take_rows(X: Container, index: NDArray[np.int64]) -> Container:
     return np.take(X, index, axis=0)
 
 
+def without_tensors(X: Any) -> Any:
+    """Return rows or targets in a container that scikit-learn knows."""
+    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+
+
+def row_array(X: Any) -> NDArray[Any]:
+    """Return rows in any container as an array."""
+    X = without_tensors(X)
+    return X.to_numpy() if isinstance(X, pd.DataFrame) else np.asarray(X)
+
+
 def as_container(X: Any, where: str) -> Container:
     """Return X as a DataFrame, Tensor or array with rows along its first axis.
 

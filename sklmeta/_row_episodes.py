@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sklmeta import _episodes
 from sklmeta._checks import label_column, target_numbers
-from sklmeta._pooling import PooledRows, concat_rows, pool_rows
+from sklmeta._pooling import PooledRows
 from sklmeta._schema import TaskSchema, task_names
+from sklmeta._task_rows import unlabelled_rows
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.exceptions import MetaTrainingError
 from sklmeta.tasks import ClassPool, Task, TaskSet, as_tasks
@@ -32,7 +33,6 @@ __all__ = [
     "scored_episodes",
     "scoring_spec",
     "targets_of",
-    "unlabelled_rows",
 ]
 
 
@@ -157,15 +157,6 @@ def query_rows(meta: Any, query_Xs: Sequence[Any], names: Sequence[Any]) -> Pool
     rows = unlabelled_rows(query_Xs, names)
     meta._preparation.check_width(meta, rows)
     return rows
-
-
-def unlabelled_rows(query_Xs: Sequence[Any], names: Sequence[Any]) -> PooledRows:
-    """Return rows of every task, with zeros as targets."""
-    parts = [
-        pool_rows(X, np.zeros(len(X)), names=[name])
-        for X, name in zip(query_Xs, names, strict=True)
-    ]
-    return concat_rows(parts, names)
 
 
 def targets_of(schema: TaskSchema, tasks: TaskSet | ClassPool) -> NDArray[Any]:

@@ -10,9 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
-from torch import Tensor
 
-from sklmeta._pooling import PooledRows
+from sklmeta._pooling import PooledRows, row_array
 from sklmeta._schema import Settings, TaskSchema
 from sklmeta.tasks import ClassPool, TaskSet
 
@@ -47,7 +46,7 @@ class RowPreparation(TaskSchema):
         if isinstance(rows.X, pd.DataFrame):
             blank = replace(blank, columns=rows.X.columns)
         elif blank.is_image:
-            blank = replace(blank, eight_bit=_as_array(rows.X[:1]).dtype == np.uint8)
+            blank = replace(blank, eight_bit=row_array(rows.X[:1]).dtype == np.uint8)
         if settings.classifies:
             return blank._with_labels(tasks, rows)
         return blank._with_targets(tasks, rows)[0]
@@ -69,8 +68,8 @@ class RowPreparation(TaskSchema):
         if self.columns is not None:
             if isinstance(X, pd.DataFrame):
                 return X
-            return pd.DataFrame(_as_array(X), columns=self.columns)
-        X = _as_array(X)
+            return pd.DataFrame(row_array(X), columns=self.columns)
+        X = row_array(X)
         if not self.is_image:
             return X
         self._refuse_otherwise_scaled(X)
@@ -112,9 +111,3 @@ def _refuse_no_rows(estimator: BaseEstimator, X: pd.DataFrame) -> None:
             f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is "
             f"required by {type(estimator).__name__}."
         )
-
-
-def _as_array(X: Any) -> NDArray[Any]:
-    if isinstance(X, Tensor):
-        return X.detach().cpu().numpy()
-    return X.to_numpy() if isinstance(X, pd.DataFrame) else np.asarray(X)

@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 
 from sklmeta import _checks
 from sklmeta._pooling import PooledRows
+from sklmeta._task_rows import task_names
 from sklmeta.engine.pool import RowPool
 from sklmeta.tasks import ClassPool, TaskSet
 
@@ -351,13 +352,6 @@ def local_codes(y: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64
     codes, classes = pd.factorize(y)
     task = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return pd.factorize(task * len(classes) + codes)[0].astype(np.int64)
-
-
-def task_names(tasks: TaskSet | ClassPool) -> list[Any]:
-    """Return names of tasks, or labels of classes, for messages."""
-    if isinstance(tasks, ClassPool):
-        return tasks.classes.tolist()
-    return list(tasks.names)
 
 
 def _columns(X: Any) -> tuple[NDArray[Any] | None, int]:

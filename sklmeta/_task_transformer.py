@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -14,16 +14,22 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from sklmeta._checks import whereabouts
-from sklmeta._episodes import representative
-from sklmeta._pooling import Container, PooledRows, slice_rows, task_label
-from sklmeta._schema import task_names
+from sklmeta._pooling import (
+    Container,
+    PooledRows,
+    slice_rows,
+    task_label,
+)
 from sklmeta._task_rows import (
     TransformedTasks,
+    called,
     joined_rows,
+    plain_rows,
+    representative,
+    task_names,
     transformer_targets,
+    whereabouts,
     with_rows,
 )
 from sklmeta.tasks import (
@@ -137,16 +143,16 @@ class TaskTransformer(  # type: ignore[call-arg]
         """
         self._check_transformer()
         if self._takes_as_rows(X):
-            self.transformer_ = _fitted(clone(self.transformer), _array(X), y)
+            self.transformer_ = called(clone(self.transformer).fit, plain_rows(X), y)
             return self
         tasks = representative(as_tasks(X, y, groups), 0)
         if self.per_task:
             tasks = self._not_classes(tasks)
             self.transformer_ = self._fitted_to(tasks.rows(), tasks.names, 0)[0]
         else:
-            X, y = _array(tasks.rows().X), transformer_targets(tasks)
+            X, y = plain_rows(tasks.rows().X), transformer_targets(tasks)
             with self._telling_where(tasks):
-                self.transformer_ = _fitted(clone(self.transformer), X, y)
+                self.transformer_ = called(clone(self.transformer).fit, X, y)
         return self
 
     def fit_transform(
@@ -181,13 +187,13 @@ class TaskTransformer(  # type: ignore[call-arg]
         """
         self._check_transformer()
         if self._takes_as_rows(X):
-            return self._fit_transform_rows(_array(X), y)
+            return self._fit_transform_rows(plain_rows(X), y)
         tasks = as_tasks(X, y, groups)
         if isinstance(tasks, TaskDistribution):
             return self.fit(tasks)._transform_training(tasks)
         if self.per_task:
             return self.fit(tasks)._transform_each(tasks)
-        X, y = _array(tasks.rows().X), transformer_targets(tasks)
+        X, y = plain_rows(tasks.rows().X), transformer_targets(tasks)
         with self._telling_where(tasks):
             moved = self._fit_transform_rows(X, y)
         return with_rows(tasks, moved)
@@ -217,12 +223,12 @@ class TaskTransformer(  # type: ignore[call-arg]
         check_is_fitted(self)
         if not _holds_tasks(X):
             self._refuse_rows()
-            return self._transform_rows(self.transformer_, _array(X))
+            return self._transform_rows(self.transformer_, plain_rows(X))
         tasks = as_tasks(X)
         if isinstance(tasks, TaskDistribution):
             return TransformedTasks(tasks, self.transform)
         if not self.per_task:
-            X = _array(tasks.rows().X)
+            X = plain_rows(tasks.rows().X)
             with self._telling_where(tasks):
                 return with_rows(tasks, self._transform_rows(self.transformer_, X))
         rows, tasks = tasks.rows(), self._not_classes(tasks)
@@ -361,15 +367,15 @@ class TaskTransformer(  # type: ignore[call-arg]
         """Fit and transform as scikit-learn's pipelines do, in one go if there is."""
         transformer = clone(self.transformer)
         if not hasattr(transformer, "fit_transform"):
-            transformer = _fitted(transformer, X, y)
+            transformer = called(transformer.fit, X, y)
             moved = self._transform_rows(transformer, X)
         else:
-            moved = self._checked(_called(transformer.fit_transform, X, y), X)
+            moved = self._checked(called(transformer.fit_transform, X, y), X)
         self.transformer_ = transformer
         return moved
 
     def _transform_rows(self, transformer: Any, X: Any, where: str = "") -> Container:
-        return self._checked(_called(transformer.transform, X), X, where)
+        return self._checked(called(transformer.transform, X), X, where)
 
     def _checked(self, moved: Any, X: Any, where: str = "") -> Container:
         """Return transformed rows, dense, and as many as there were."""
@@ -412,7 +418,7 @@ class TaskTransformer(  # type: ignore[call-arg]
         answers: list[Container] = []
         for position, name in enumerate(supports.names):
             transformer, X = self._fitted_to(rows, supports.names, position)
-            query = _array(slice_rows(asked.X, asked.task(position)))
+            query = plain_rows(slice_rows(asked.X, asked.task(position)))
             for given, found in ((X, moved), (query, answers)):
                 found.append(self._transform_rows(transformer, given, task_label(name)))
         return (
@@ -425,13 +431,13 @@ class TaskTransformer(  # type: ignore[call-arg]
     ) -> tuple[Any, Container]:
         """Return a transformer fitted to one task's support or all rows, and its X."""
         own = rows.task(position)
-        X, y = _array(slice_rows(rows.X, own)), rows.y[own]
+        X, y = plain_rows(slice_rows(rows.X, own)), rows.y[own]
         transformer = clone(self.transformer)
         try:
             if rows.support is None or not rows.has_support[position]:
-                return _fitted(transformer, X, y), X
+                return called(transformer.fit, X, y), X
             mask = rows.support[own]
-            return _fitted(transformer, X[mask], y[mask]), X
+            return called(transformer.fit, X[mask], y[mask]), X
         except ValueError as error:
             raise ValueError(f"{task_label(names[position])}{error}") from error
 
@@ -439,29 +445,3 @@ class TaskTransformer(  # type: ignore[call-arg]
 def _holds_tasks(X: Any) -> bool:
     """Tell tasks from rows; one task is refused by `as_tasks`."""
     return isinstance(X, (Task, ValidationTasks)) or is_tasks(X)
-
-
-def _array(X: Any) -> Any:
-    """Return rows in a container that scikit-learn knows."""
-    if isinstance(X, Tensor):
-        return X.detach().cpu().numpy()
-    return X if hasattr(X, "shape") or hasattr(X, "__len__") else np.asarray(X)
-
-
-def _fitted(transformer: Any, X: Any, y: Any) -> Any:
-    return _called(transformer.fit, X, y)
-
-
-def _called(method: Callable[..., Any], X: Any, *y: Any) -> Any:
-    """Call a transformer; where it refuses images, say what to do."""
-    try:
-        return method(X, *y)
-    except ValueError as error:
-        if np.ndim(X) < 3:
-            raise
-        name = type(getattr(method, "__self__", method)).__name__
-        raise ValueError(
-            f"{name} does not take images of shape {tuple(np.shape(X)[1:])}: {error} "
-            "Give flat rows, X.reshape(len(X), -1), and tell the meta-learner "
-            "their shape by image_shape=."
-        ) from error

@@ -40,13 +40,13 @@ from sklmeta._baseline_models import (
     explained,
     fresh,
 )
-from sklmeta._checks import whereabouts
 from sklmeta._episodes import representative
 from sklmeta._meta_tags import MetaTags
 from sklmeta._parameters import filled_in, shown
 from sklmeta._row_episodes import RowEpisode, scoring_spec, targets_of
 from sklmeta._row_preparation import RowPreparation
 from sklmeta._schema import Settings, task_names
+from sklmeta._task_rows import whereabouts
 from sklmeta.base import BaseMetaLearner, MetaClassifierMixin, MetaRegressorMixin
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
