@@ -136,6 +136,7 @@ import numpy, skorch, torch  # what skorch imports along is not ours to answer f
 before = (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state())
 import sklmeta
 optional = {"matplotlib", "PIL", "gpytorch", "gymnasium", "metaworld", "safetensors"}
+optional |= {"dask", "distributed", "ray", "optuna"}
 assert not optional & set(sys.modules), optional & set(sys.modules)
 assert before[0] == random.getstate()
 assert before[1] == str(numpy.random.get_state())
