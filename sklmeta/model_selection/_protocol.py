@@ -309,13 +309,11 @@ class _Labels:
     def refuse_small_classes(self, tasks: TaskSet | ClassPool, n_shot: int) -> None:
         """Refuse a class with too few rows, by its label."""
         rows = tasks.rows()
-        if isinstance(tasks, ClassPool):
-            task = np.zeros(len(rows.y), dtype=np.int64)
-        else:
+        task, codes = np.zeros(len(rows.y), dtype=np.int64), self.codes
+        if isinstance(tasks, TaskSet):
             task = np.repeat(np.arange(len(rows)), rows.sizes)
             drawn = ~rows.has_support[task]
-            task, codes = task[drawn], self.codes[drawn]
-        codes = self.codes if isinstance(tasks, ClassPool) else codes
+            task, codes = task[drawn], codes[drawn]
         pairs, counts = np.unique(np.stack([task, codes]), axis=1, return_counts=True)
         small = counts < n_shot + 1
         if not small.any():

@@ -257,4 +257,5 @@ class TestRefusals:
     def test_nothing_is_warned_of_otherwise(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            EpisodeProtocol(n_shot=2).draw(tasks_of(), True)
+            drawn = EpisodeProtocol(n_shot=2).draw(tasks_of(), True)
+        assert drawn.support.size.tolist() == [2] * len(drawn)
