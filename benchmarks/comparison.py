@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from _report import Benchmark, add_common_options
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
@@ -35,7 +37,12 @@ from sklmeta import (
 )
 from sklmeta.backbones import ConvNet
 from sklmeta.datasets import fetch_parkinsons, load_digits_pool
-from sklmeta.model_selection import Comparison, compare
+from sklmeta.model_selection import (
+    Comparison,
+    TaskKFold,
+    compare,
+    make_episode_scorer,
+)
 
 N_TRAINING_PATIENTS = 29
 
@@ -93,6 +100,7 @@ def parkinsons(args: argparse.Namespace) -> Callable[[int], Comparison]:
     order = np.random.RandomState(args.seed).permutation(len(patients))
     train = patients[np.sort(order[:N_TRAINING_PATIENTS])]
     test = patients[np.sort(order[N_TRAINING_PATIENTS:])]
+    only_time = make_column_transformer((StandardScaler(), ["test_time"]))
     learners = {
         "MAML": make_meta_pipeline(
             # Voice measures have long tails, where steps of one size go astray.
@@ -106,15 +114,16 @@ def parkinsons(args: argparse.Namespace) -> Callable[[int], Comparison]:
                 random_state=args.seed,
                 device="cpu",
             ),
-        ),
-        "pooled: ridge": make_meta_pipeline(StandardScaler(), PooledRegressor(Ridge())),
-        "pooled: gradient boosting": PooledRegressor(HistGradientBoostingRegressor()),
-        "per task: ridge": make_meta_pipeline(
-            StandardScaler(), PerTaskRegressor(Ridge())
-        ),
+        ).fit(train),
+        "pooled: ridge": make_meta_pipeline(
+            StandardScaler(), PooledRegressor(Ridge())
+        ).fit(train),
+        "pooled: gradient boosting": PooledRegressor(
+            HistGradientBoostingRegressor(random_state=args.seed)
+        ).fit(train),
+        "per task: ridge on time alone": tuned_ridge(only_time, train),
+        "per task: ridge": tuned_ridge(StandardScaler(), train),
     }
-    for learner in learners.values():
-        learner.fit(train)
 
     def judged(n_shot: int) -> Comparison:
         return compare(
@@ -122,6 +131,18 @@ def parkinsons(args: argparse.Namespace) -> Callable[[int], Comparison]:
         )
 
     return judged
+
+
+def tuned_ridge(scaler: Any, train: Any) -> Any:
+    """Return ridge regression per task, its penalty chosen on training patients."""
+    search = GridSearchCV(
+        make_meta_pipeline(scaler, PerTaskRegressor(Ridge())),
+        {"pertaskregressor__estimator__alpha": [0.01, 0.1, 0.3, 1.0, 3.0, 10.0]},
+        scoring=make_episode_scorer("rmse", n_shot=(5, 10), n_episodes=10),
+        cv=TaskKFold(3),
+        error_score="raise",
+    )
+    return search.fit(train).best_estimator_
 
 
 PROBLEMS = {"digits": (digits, (1, 5)), "parkinsons": (parkinsons, (5, 10))}

@@ -187,12 +187,15 @@ def _refuse_text(
             None,
         )
         if bad is not None:
+            remedy = "Encode such values first, for example with OneHotEncoder."
+            if what == "y":
+                remedy = "Labels are for classifiers, such as MAMLClassifier."
             kind = type(entries[bad]).__name__.rstrip("_")
             raise ValueError(
                 f"could not convert {'string' if kind == 'str' else kind} to float: "
                 f"{column}{what} holds {entries[bad]!r} "
                 f"({task_of_row(bad, offsets, names)}), and {estimator} takes "
-                "numbers. Encode such values first, for example with pd.get_dummies."
+                f"numbers. {remedy}"
             )
         if missing.any():
             _raise_non_finite(missing, True, offsets, names, what, estimator)

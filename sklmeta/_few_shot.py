@@ -78,7 +78,8 @@ class FewShotEstimator(BaseEstimator):
             raise TypeError(
                 f"meta is a {type(self.meta).__name__}, whose adapt(X, y) gives what a "
                 f"{type(self).__name__} is for: a fitted pipeline that adapts in fit, "
-                "to be cloned and searched over. Use that, or give the last step here."
+                "to be cloned and searched over, with the transformers as they are. "
+                "Use that."
             )
         if is_classifier(self.meta) != is_classifier(self):
             kind = "classifier" if is_classifier(self) else "regressor"

@@ -282,7 +282,7 @@ def resolve_device(device: Any) -> torch.device:
         torch.empty(0, device=resolved)
     except Exception as error:
         raise ValueError(
-            f"device={device!r} is not available here: {error} Use device='auto' or "
+            f"device={device!r} is not available here ({error}). Use device='auto' or "
             "'cpu'."
         ) from error
     return resolved

@@ -111,6 +111,14 @@ class Task:
         offsets = self._pool.rows.offsets
         return int(offsets[self._position + 1] - offsets[self._position])
 
+    def __float__(self) -> float:
+        # What numpy asks of the items of a TaskSet that is taken for rows.
+        raise TypeError(
+            f"{self!r} is no row: row transformers and estimators of scikit-learn take "
+            "the rows of one task. On tasks use make_meta_pipeline, or "
+            "TaskTransformer(transformer)."
+        )
+
     def __setattr__(self, attribute: str, value: Any) -> None:
         raise AttributeError("A Task is immutable.")
 

@@ -93,7 +93,11 @@ def feature_columns(
     Refuses columns that are not there, and columns asked for twice.
     """
     if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"Expected a pandas DataFrame, got a {type(df).__name__}.")
+        remedy = " of another library: use df.to_pandas()"
+        raise TypeError(
+            f"Expected a pandas DataFrame, got a {type(df).__name__}"
+            f"{remedy if hasattr(df, 'to_pandas') else ''}."
+        )
     for role in roles:
         if isinstance(role, (pd.Series, pd.Index, pd.DataFrame, np.ndarray)):
             raise TypeError(

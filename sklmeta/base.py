@@ -170,7 +170,7 @@ class BaseMetaLearner(BaseEstimator):
 
     # Adapting and predicting -----------------------------------------------------
 
-    def adapt(self, X_support: ArrayLike, y_support: ArrayLike) -> Any:
+    def adapt(self, X_support: ArrayLike, y_support: ArrayLike | None = None) -> Any:
         """Adapt to a new task.
 
         Parameters

@@ -191,7 +191,9 @@ class MetaPipeline(LearningSteps):
 
     # Adapting and predicting -----------------------------------------------------
 
-    def adapt(self, X_support: ArrayLike, y_support: ArrayLike) -> Pipeline:
+    def adapt(
+        self, X_support: ArrayLike, y_support: ArrayLike | None = None
+    ) -> Pipeline:
         """Adapt to a new task.
 
         Parameters

@@ -35,7 +35,8 @@ _NO_GROUPS = (
     "guess. Give the task of each row, fit(X, y, groups=task_ids) (inside "
     "scikit-learn's searches and pipelines after "
     "sklearn.set_config(enable_metadata_routing=True)); or give ClassPool(X, y) to "
-    "draw N-way K-shot episodes from one labelled data set; or give a TaskSet."
+    "draw N-way K-shot episodes from one labelled data set; or give a TaskSet, as "
+    "TaskSet.from_frame(df, target=, task=) makes it of a DataFrame."
 )
 
 

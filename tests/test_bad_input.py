@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklmeta import (
@@ -19,7 +21,9 @@ from sklmeta import (
     Task,
     TaskSet,
     ValidationTasks,
+    make_meta_pipeline,
 )
+from sklmeta.datasets import make_sinusoids
 
 QUICK = {"max_iter": 5, "batch_size": 4, "random_state": 0}
 
@@ -142,7 +146,9 @@ class TestTasks:
         # Position, not label, must name the task.
         frame.index = frame.index[::-1]
         tasks = TaskSet.from_arrays(frame, y, groups)
-        match = r"column 'colour' of X holds 'red' \(task 'shop0', row 0\).*get_dummies"
+        match = (
+            r"column 'colour' of X holds 'red' \(task 'shop0', row 0\).*OneHotEncoder"
+        )
         with pytest.raises(ValueError, match=match):
             MAMLRegressor(**QUICK).fit(tasks)
         frame["colour"] = pd.Timestamp("2026-01-01")
@@ -633,3 +639,33 @@ def test_sample_weight_is_refused(regressor):
         lambda m: m.score(make_tasks(), sample_weight=np.ones(8)),
         "sample_weight is not supported",
     )
+
+
+class TestTasksWhereRowsAreExpected:
+    def test_a_stock_pipeline_names_ours(self):
+        tasks = make_sinusoids(5, random_state=0)
+        pipeline = make_pipeline(StandardScaler(), MAMLRegressor())
+        with pytest.raises(TypeError, match=r"is no row.*make_meta_pipeline"):
+            pipeline.fit(tasks)
+
+    @pytest.mark.parametrize("make", [lambda m: m, make_meta_pipeline])
+    def test_adapting_to_a_task(self, make):
+        tasks = make_sinusoids(5, random_state=0)
+        meta = make(MAMLRegressor(max_iter=1, random_state=0)).fit(tasks)
+        with pytest.raises(TypeError, match=r"adapt\(task.X, task.y\)"):
+            meta.adapt(tasks[0])
+        with pytest.raises(ValueError, match="requires y"):
+            meta.adapt(tasks[0].X)
+
+    def test_labels_for_a_regressor(self):
+        pairs = [([[0.0], [1.0]], ["a", "b"])] * 3
+        with pytest.raises(ValueError, match="Labels are for classifiers"):
+            MAMLRegressor().fit(pairs)
+
+    def test_a_frame_of_another_library(self):
+        class Frame:
+            def to_pandas(self):
+                raise AssertionError("not asked for")
+
+        with pytest.raises(TypeError, match=r"got a Frame of another.*to_pandas\(\)"):
+            TaskSet.from_frame(Frame(), target="y", task="task")
