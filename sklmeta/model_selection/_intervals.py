@@ -1,4 +1,4 @@
-"""Intervals of means: Student's t over independent units."""
+"""Means over independent units: their Student's t interval, and what they hang on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Interval", "mean_interval", "unit_means"]
+__all__ = ["Interval", "decisive_unit", "mean_interval", "unit_means"]
+
+# Of fewer units, each counts for much.
+FEWEST_UNITS = 5
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,26 @@ def unit_means(
     counts = np.bincount(unit, defined)
     with np.errstate(invalid="ignore"):
         return sums / counts
+
+
+def decisive_unit(values: NDArray[np.float64]) -> tuple[int, float] | None:
+    """Return the unit that a mean hangs on, and the mean without it; None if none.
+
+    A mean of at least five units hangs on the most extreme one, if leaving that out
+    moves it by more than half of its absolute value, and by more than two standard
+    errors of the mean of the others. NaN are left out.
+    """
+    defined = np.flatnonzero(~np.isnan(values))
+    own = values[defined]
+    if len(own) < FEWEST_UNITS:
+        return None
+    mean = own.mean()
+    with np.errstate(invalid="ignore"):  # of infinite scores
+        extreme = int(np.abs(own - mean).argmax())
+        others = np.delete(own, extreme)
+        without = float(others.mean())
+        moves, error = abs(mean - without), others.std(ddof=1) / np.sqrt(len(others))
+    enough = moves > max(abs(mean) / 2, 2 * error) or np.isinf(mean)
+    if not (enough and np.isfinite(without)):
+        return None
+    return int(defined[extreme]), without

@@ -10,7 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sklmeta.model_selection._intervals import Interval, mean_interval, unit_means
+from sklmeta.model_selection._intervals import (
+    Interval,
+    decisive_unit,
+    mean_interval,
+    unit_means,
+)
 from sklmeta.model_selection._rendering import (
     decimals,
     html_table,
@@ -22,12 +27,17 @@ from sklmeta.model_selection._rendering import (
 
 __all__ = ["Comparison", "Evaluation"]
 
+# Scores are equal up to this share of the larger one: they differ by rounding alone.
+TIE = 1e-12
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Scores of one meta-learner on episodes of held-out tasks.
 
-    Made by `evaluate`. Printing it shows a table; notebooks show it as HTML.
+    Made by `evaluate`. Printing it shows a table; notebooks show it as HTML. A note
+    below names a task (of a ClassPool, an episode) that a mean hangs on; `summary` says
+    when.
 
     Attributes
     ----------
@@ -58,6 +68,13 @@ class Evaluation:
         -------
         DataFrame with the metrics as index
             Columns `mean`, `low`, `high` and `n_tasks` (of a ClassPool `n_episodes`).
+
+        Notes
+        -----
+        A mean can hang on one task, such as one on which adapting went astray. Printed
+        tables say so, of five tasks or more, if leaving out the most extreme one moves
+        the mean by more than half of its absolute value, and by more than two standard
+        errors of the mean of the others. Means and intervals keep the task.
         """
         rows = {
             metric: _interval_row(_by_unit(own, self.unit), self.confidence, self.unit)
@@ -71,7 +88,10 @@ class Evaluation:
         n_units = summary[f"n_{self.unit}s"]
         title = f"Scores on {self.episodes}"
         header = ["metric", "mean", f"{percent(self.confidence)} interval"]
-        return title, header, rows, _notes(self, n_units)
+        notes = _notes(self, n_units)
+        for metric, own in self.scores.groupby("metric", sort=False):
+            notes += _hanging(str(metric), own, self.unit)
+        return title, header, rows, notes
 
     def __str__(self) -> str:
         return text_table(*self._table())
@@ -86,7 +106,11 @@ class Evaluation:
 class Comparison:
     """Scores of several meta-learners on the same episodes of held-out tasks.
 
-    Made by `compare`. Printing it shows a table; notebooks show it as HTML.
+    Made by `compare`. Printing it shows a table; notebooks show it as HTML. Notes below
+    name tasks (of a ClassPool, episodes) that a mean hangs on; `summary` says when.
+
+    The column `wins` is the share of tasks on which a method is better than the
+    reference; ties, up to 1e-12 of the larger score, count half.
 
     Attributes
     ----------
@@ -125,8 +149,15 @@ class Comparison:
             Columns `metric`, `mean`, `low`, `high`, `n_tasks` (of a ClassPool
             `n_episodes`), `difference`, `difference_low`, `difference_high` (method
             minus reference, paired) and `win_rate`: the share of tasks on which the
-            method is better than the reference, ties counted half. NaN for the
-            reference itself.
+            method is better than the reference, ties (up to 1e-12 of the larger score)
+            counted half. NaN for the reference itself.
+
+        Notes
+        -----
+        A mean can hang on one task, such as one on which adapting went astray. Printed
+        tables say so, of five tasks or more, if leaving out the most extreme one moves
+        the mean by more than half of its absolute value, and by more than two standard
+        errors of the mean of the others. Means and intervals keep the task.
         """
         rows = []
         for metric, of_metric in self.scores.groupby("metric", sort=False):
@@ -154,6 +185,7 @@ class Comparison:
             found, wins = Interval(np.nan, np.nan, np.nan, 0), np.nan
         else:
             pairs = own - other
+            pairs[np.abs(pairs) <= TIE * np.maximum(abs(own), abs(other))] = 0
             pairs = pairs[~np.isnan(pairs)]
             found = mean_interval(pairs, self.confidence)
             wins = float(np.mean((np.sign(sign * pairs) + 1) / 2))
@@ -183,6 +215,11 @@ class Comparison:
             f"Difference: minus {self.reference!r}, paired. Wins: share of "
             f"{self.unit}s on which a method is better than it.",
         ]
+        for (metric, method), own in self.scores.groupby(
+            ["metric", "method"], sort=False
+        ):
+            name = f"{metric}: {method}" if several else str(method)
+            notes += _hanging(name, own, self.unit)
         return title, header, rows, notes
 
     def __str__(self) -> str:
@@ -196,13 +233,41 @@ class Comparison:
 
 def _by_unit(scores: pd.DataFrame, unit: str) -> NDArray[np.float64]:
     """Return the mean score of each task, or of each episode of a pool."""
+    return unit_means(scores["score"].to_numpy(), _unit_codes(scores, unit))
+
+
+def _unit_codes(scores: pd.DataFrame, unit: str) -> NDArray[np.int64]:
+    """Return the number of the unit of each row.
+
+    In order of appearance, as the same units come in the same order for all methods. A
+    task that is given twice counts twice, as it does for scorers.
+    """
     columns = [name for name in ("fold", unit) if name in scores]
     code = np.zeros(len(scores), dtype=np.int64)
     for name in columns:
         own, values = pd.factorize(scores[name])
         code = code * len(values) + own
-    # In order of appearance, as the same units come in the same order for all methods.
-    return unit_means(scores["score"].to_numpy(), pd.factorize(code)[0])
+    episodes = pd.DataFrame({"unit": code, "episode": scores["episode"].to_numpy()})
+    times = episodes.groupby(["unit", "episode"]).cumcount().to_numpy()
+    return pd.factorize(code * (times.max(initial=0) + 1) + times)[0]
+
+
+def _hanging(name: str, scores: pd.DataFrame, unit: str) -> list[str]:
+    """Say which task, or which episode of a pool, a mean hangs on."""
+    codes = _unit_codes(scores, unit)
+    means = unit_means(scores["score"].to_numpy(), codes)
+    found = decisive_unit(means)
+    if found is None:
+        return []
+    place, without = found
+    row = scores.iloc[int((codes == place).argmax())]
+    what = f"{unit} {row[unit]!r}" if unit == "task" else f"{unit} {row[unit]}"
+    if unit == "episode" and "fold" in scores:
+        what += f" of fold {row['fold']}"
+    return [
+        f"{name}: the mean hangs on {what} (mean {means[place]:.2g}); without it "
+        f"{without:.2g}."
+    ]
 
 
 def _interval_row(

@@ -1,6 +1,7 @@
 """evaluate and compare: tidy scores, honest intervals, the same episodes for all."""
 
 import pickle
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -28,7 +29,13 @@ from sklmeta import (
     TaskSet,
 )
 from sklmeta.datasets import Sinusoids, load_digits_pool
-from sklmeta.model_selection import TaskKFold, _predictions, compare, evaluate
+from sklmeta.model_selection import (
+    TaskKFold,
+    _predictions,
+    compare,
+    evaluate,
+    make_episode_scorer,
+)
 from sklmeta.model_selection._protocol import EpisodeProtocol
 from sklmeta.pipeline import make_meta_pipeline
 
@@ -135,10 +142,23 @@ class TestEvaluate:
         assert row["n_episodes"] == 30
         assert result.scores["task"].tolist() == [(5, 6, 7, 8, 9)] * 30
 
-    def test_repeated_tasks_count_once(self, maml):
-        twice = LINES[[*range(8), *range(8)]]
-        one, two = (evaluate(maml, t, n_episodes=2).summary() for t in (LINES, twice))
-        pd.testing.assert_frame_equal(one, two)
+    def test_repeated_tasks_count_as_often_as_they_come(self, maml):
+        """As in a bootstrap over tasks, and as scorers count them."""
+        tasks = LINES[[6, 6, 6, 7]]
+        result = evaluate(maml, tasks, n_episodes=2)
+        six, seven = (
+            evaluate(maml, LINES[[t]], n_episodes=2).summary().loc["rmse", "mean"]
+            for t in (6, 7)
+        )
+        row = result.summary().loc["rmse"]
+        assert row["n_tasks"] == 4
+        assert "on 4 tasks, 2 episodes each" in str(result)
+        means = [six, six, six, seven]
+        assert row["mean"] == pytest.approx(np.mean(means), rel=1e-5)
+        expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+        assert row["high"] == pytest.approx(expected.high, rel=1e-5)
+        scorer = make_episode_scorer("rmse", n_episodes=2)
+        assert -scorer(maml, tasks) == pytest.approx(row["mean"])
 
     def test_bit_identical(self, maml):
         one, two = (evaluate(maml, LINES, n_episodes=2).scores for _ in "12")
@@ -231,6 +251,63 @@ class TestEvaluateText:
     def test_other_levels_are_named(self, maml):
         text = str(evaluate(maml, LINES, n_episodes=1, confidence=0.999))
         assert "99.9 % Student's t intervals" in text
+
+
+class Astray(MetaRidge):
+    """Ridge that goes astray on the support rows of one task."""
+
+    def adapt(self, X, y):
+        model = super().adapt(X, y)
+        if (X[0] == LINES[3].X).all(1).any():
+            model.intercept_ = 1e6
+        return model
+
+
+ALL_BUT = [t for t in range(8) if t != 3]
+
+
+class TestHanging:
+    """A mean that hangs on one task is said to."""
+
+    def test_evaluate(self):
+        result = evaluate(Astray().fit(TRAIN), LINES, metric=["rmse", "mae"])
+        without = evaluate(MetaRidge().fit(TRAIN), LINES[ALL_BUT], n_episodes=25)
+        mean = without.summary().loc["rmse", "mean"]
+        *_, interval, rmse, mae = str(result).split("\n")
+        assert interval.startswith("95 % Student's t intervals")
+        assert rmse == (
+            "rmse: the mean hangs on task 'line 0-3' (mean 1e+06); without it "
+            f"{mean:.2g}."
+        )
+        assert mae.startswith("mae: the mean hangs on task 'line 0-3'")
+        assert "the mean hangs on task &#x27;line 0-3&#x27;" in result._repr_html_()
+        assert result.summary().loc["rmse", "n_tasks"] == 8, "it is kept"
+
+    def test_not_of_few_tasks(self):
+        result = evaluate(Astray().fit(TRAIN), LINES[:4], n_episodes=2)
+        assert "hangs" not in str(result)
+
+    def test_compare(self):
+        methods = {"astray": Astray(), "ridge": MetaRidge()}
+        result = compare(methods, LINES, train_tasks=TRAIN, n_episodes=2)
+        notes = [line for line in str(result).split("\n") if "hangs" in line]
+        assert len(notes) == 1
+        assert notes[0].startswith("astray: the mean hangs on task 'line 0-3'")
+        several = compare(methods, LINES, cv=TaskKFold(4), metric=["rmse", "mae"])
+        assert "mae: astray: the mean hangs on task 'line 0-3'" in str(several)
+
+    def test_episodes_of_a_pool(self, protonet):
+        result = evaluate(protonet, POOL[5:], n_episodes=9)
+        scores = result.scores.assign(score=[1e6 * (e == 4) for e in range(9)])
+        note = "accuracy: the mean hangs on episode 4 (mean 1e+06); without it 0."
+        assert str(replace(result, scores=scores)).endswith(note)
+
+    def test_repeated_tasks(self):
+        """A bootstrap that holds it twice does not hang on one of the two."""
+        tasks = LINES[[*range(8), 3]]
+        result = evaluate(Astray().fit(TRAIN), tasks, n_episodes=2)
+        assert result.summary().loc["rmse", "n_tasks"] == 9
+        assert "hangs" not in str(result)
 
 
 def _has_parser():
@@ -351,6 +428,13 @@ class TestCompare:
         same = {"one": MetaRidge(), "two": MetaRidge()}
         tied = compare(same, LINES, train_tasks=TRAIN, n_episodes=1).summary()
         assert tied.loc["one", "win_rate"] == 0.5
+        for step, wins in ((1e-14, 0.5), (1e-9, 1.0)):  # rounding, and no rounding
+            scores = result.scores[result.scores["metric"] == "r2"].copy()
+            own = scores["method"] == "mid"
+            mid = scores.loc[own, "score"].to_numpy()
+            scores.loc[scores["method"] == "loose", "score"] = mid + step * abs(mid)
+            summary = replace(result, scores=scores).summary()
+            assert summary.loc["loose", "win_rate"] == wins
 
     def test_fitted_ones_are_used_as_they_are(self, maml):
         weights = [p.clone() for p in maml.learner_.parameters()]

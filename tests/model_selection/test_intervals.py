@@ -6,7 +6,11 @@ import pytest
 from scipy import stats
 
 from sklmeta.model_selection import Comparison, Evaluation
-from sklmeta.model_selection._intervals import mean_interval, unit_means
+from sklmeta.model_selection._intervals import (
+    decisive_unit,
+    mean_interval,
+    unit_means,
+)
 
 LEVEL = 0.95
 
@@ -110,3 +114,30 @@ def test_intervals_of_compare_cover_the_difference():
         row = comparison(own + 0.03, other).summary().loc["a"]
         covered += row["difference_low"] <= 0.03 <= row["difference_high"]
     assert 0.92 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2.0, 2.1, 1.9, 1e4, 2.0], (3, 2.0)),
+        ([0.9, 0.9, np.nan, -5.0, 0.8, 0.9], (3, 0.875)),  # NaN are left out
+        ([0.0, 0.0, 0.0, 0.0, 1.0], (4, 0.0)),
+        ([2.0, np.inf, 2.0, 2.0, 2.0], (1, 2.0)),
+        ([2.0, np.inf, np.inf, 2.0, 2.0], None),  # nor is there a mean without
+        ([2.0, 2.1, 1e4, 2.0], None),  # of four, each counts for much
+        ([1e4, 2.1, 1e4, 2.0, 2.0], None),  # of two, none alone
+        ([3.0, 2.1, 2.0, 2.0, 2.0], None),
+        # A mean about zero: the units scatter, and none stands apart.
+        ([1.0, -1.2, 0.7, -0.9, 0.3, 1.1], None),
+        ([2.0, 2.0, 2.0, 2.0, 2.0], None),
+    ],
+)
+def test_a_mean_hangs_on_one_unit(values, expected):
+    found = decisive_unit(np.array(values))
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_normal_scores_hang_on_none():
+    """Whatever their mean: a false note would be as bad as none."""
+    values = rng().normal(size=(500, 12))
+    assert np.mean([decisive_unit(own) is not None for own in values]) < 0.02
