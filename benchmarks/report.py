@@ -143,7 +143,9 @@ def maml_speed(*records: Record) -> str:
         for record in records
         for row in record["results"]
     ]
-    p = records[0]["parameters"]
+    repeats = " and ".join(
+        f"{record['parameters']['repeats']} ({where(record)})" for record in records
+    )
     header = ("on", "tasks", "inner steps", "`fit`", "plain loop", "ratio (range)")
     return "\n".join(
         [
@@ -151,7 +153,7 @@ def maml_speed(*records: Record) -> str:
             "Meta-updates per second on 25 sinusoids x (10 + 10) rows, second order, "
             "1-40-40-1 network, Adam: through `fit`, everything included, and in a "
             "plain loop over tasks with `torch.autograd.grad`. Medians of "
-            f"{p['repeats']} runs that take turns. Asked for: a ratio of at least 4.\n",
+            f"runs that take turns: {repeats}. Asked for: a ratio of at least 4.\n",
             table(header, rows),
             *(origin(record) + "\n" for record in records),
         ]

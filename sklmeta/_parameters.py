@@ -89,7 +89,9 @@ callbacks : list of skorch callbacks, default=None
     `BatchScoring`, `InputShapeSetter`) are refused: hold tasks out instead.
 
 device : str or torch.device, default="auto"
-    Where to compute; "auto" is "cuda" where there is one, else "cpu".
+    Where to compute; "auto" is "cuda" where there is one, else "cpu". Small nets on
+    rows of a table are often faster on a CPU than on any GPU. Results of a GPU are
+    reproducible up to rounding.
 
 warm_start : bool, default=False
     Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.

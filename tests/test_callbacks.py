@@ -147,7 +147,7 @@ def test_a_score_of_ones_own():
         InputShapeSetter(),
         InputShapeSetter,
     ],
-    ids=str,
+    ids=["cached score", "named", "batch score", "input shape", "class"],
 )
 def test_callbacks_that_read_rows_are_refused(callback):
     message = r"callbacks hold \w+, which reads rows .* fit's validation_tasks="
