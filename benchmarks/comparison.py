@@ -115,6 +115,9 @@ def parkinsons(args: argparse.Namespace) -> Callable[[int], Comparison]:
                 device="cpu",
             ),
         ).fit(train),
+        "MAML, all defaults": MAMLRegressor(random_state=args.seed, device="cpu").fit(
+            train
+        ),
         "pooled: ridge": make_meta_pipeline(
             StandardScaler(), PooledRegressor(Ridge())
         ).fit(train),

@@ -193,7 +193,8 @@ def train(
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
         callbacks=estimator.callbacks or (),
         verbose=estimator.verbose,
-        remedy=f"Lower {' or '.join(sizes)}.",
+        remedy=f"Lower {' or '.join(sizes)}, scale features with long tails, or clip "
+        "gradients: callbacks=[skorch.callbacks.GradientNormClipping(1.0)].",
     )
     learner = learner.to(resolve_device(estimator.device)).eval()
     if not any(p.requires_grad for p in learner.parameters()):
