@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ from sklmeta._pooling import PooledRows, row_array
 from sklmeta.exceptions import TaskLeakageWarning
 from sklmeta.tasks import TaskSet
 
-__all__ = ["fingerprints", "warn_of_seen"]
+__all__ = ["already_warned", "fingerprints", "warn_of_seen"]
+
+_WARNED: ContextVar[bool] = ContextVar("warned of tasks that were seen", default=False)
 
 
 # Of a digest, the bytes that must agree: of targets, and of features that are text.
@@ -44,6 +49,8 @@ def fingerprints(tasks: Any) -> dict[Any, bytes]:
 
 def warn_of_seen(tasks: Any, seen: dict[Any, bytes], stacklevel: int) -> None:
     """Warn once if tasks were meta-trained on under the same name with other rows."""
+    if _WARNED.get():
+        return
     leaked = [
         name
         for name, digest in fingerprints(tasks).items()
@@ -57,6 +64,16 @@ def warn_of_seen(tasks: Any, seen: dict[Any, bytes], stacklevel: int) -> None:
             TaskLeakageWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+@contextmanager
+def already_warned() -> Iterator[None]:
+    """Keep `warn_of_seen` silent, where who calls has looked at the tasks already."""
+    token = _WARNED.set(True)
+    try:
+        yield
+    finally:
+        _WARNED.reset(token)
 
 
 def _weights(n_values: int) -> np.ndarray:

@@ -855,7 +855,8 @@ def test_training_tasks_score_silently_though_rows_change():
     named = TaskSet(Task(np.hstack([t.X, t.X**2]), t.y, f"w{t.name}") for t in tasks)
     pipe = piped(PCA(2), REGRESSOR).fit(named)
     pipe.score(named[3:5])
-    evaluate(pipe, named[3:5], n_episodes=1)
+    with pytest.warns(TaskLeakageWarning, match="2 of 2 scored tasks, such as 'w3'"):
+        evaluate(pipe, named[3:5], n_episodes=1)
 
 
 def test_other_rows_of_a_training_task_warn():

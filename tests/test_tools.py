@@ -321,6 +321,7 @@ def test_cross_val_predict_is_refused_with_what_to_use(kind):
         cross_val_predict(learner(kind), task_set(kind), cv=TaskKFold(3))
 
 
+@pytest.mark.filterwarnings("ignore:.*these are training scores")
 @pytest.mark.parametrize(
     ("kind", "form"),
     [*cells(*TASK_FORMS, "ClassPool"), *((kind, "distribution") for kind in KINDS)],

@@ -17,6 +17,7 @@ from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils.parallel import Parallel, delayed
 
+from sklmeta._leakage import already_warned
 from sklmeta._meta_training import representative
 from sklmeta._task import TaskPool
 from sklmeta.model_selection._metrics import (
@@ -127,6 +128,7 @@ def shared_out(
 ) -> NDArray[np.float64]:
     """Score parts of the episodes in processes of their own, where there are several.
 
+    Of leakage the caller has warned, since warnings of other processes get lost.
     Parts end where one process would begin its next block of episodes, so that numbers
     are the same.
     """
@@ -134,7 +136,8 @@ def shared_out(
     n_blocks = -(-len(drawn) // block)
     n_parts = min(n_blocks, effective_n_jobs(n_jobs))
     if n_parts < 2:
-        return score_episodes(estimator, drawn, metrics)
+        with already_warned():
+            return score_episodes(estimator, drawn, metrics)
     ends = np.linspace(0, n_blocks, n_parts + 1).round().astype(int) * block
     parts = Parallel(n_jobs=n_jobs)(
         delayed(_scored_elsewhere)(estimator, drawn[start:stop], metrics, os.getpid())
@@ -146,7 +149,7 @@ def shared_out(
 def _scored_elsewhere(
     estimator: Any, drawn: DrawnEpisodes, metrics: Sequence[Metric], caller: int
 ) -> NDArray[np.float64]:
-    with one_thread(caller):
+    with one_thread(caller), already_warned():
         return score_episodes(estimator, drawn, metrics)
 
 

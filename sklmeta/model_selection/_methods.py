@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +19,20 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from sklmeta._leakage import already_warned
+from sklmeta._schema import task_names
 from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._judging import classifies, one_thread, score_episodes
 from sklmeta.model_selection._metrics import Metric
 from sklmeta.model_selection._predictions import refuse_without_adapt
 from sklmeta.model_selection._protocol import DrawnEpisodes
-from sklmeta.tasks import ClassPool, TaskSet, as_tasks
+from sklmeta.model_selection._training_tasks import (
+    given_names,
+    learns_from_tasks,
+    seen_names,
+)
+from sklmeta.model_selection.splits import TaskKFold
+from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = [
     "Fold",
@@ -33,6 +43,7 @@ __all__ = [
     "is_fitted",
     "joined_frame",
     "judge_all",
+    "names_trained_on",
     "score_frame",
 ]
 
@@ -47,7 +58,7 @@ class Fold:
     number: int | None = None
 
 
-def check_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
+def check_methods(estimators: Any, train_tasks: Any, cv: Any, groups: Any) -> bool:
     """Refuse what cannot be compared; return whether labels are predicted."""
     if not isinstance(estimators, Mapping):
         raise TypeError(
@@ -63,6 +74,12 @@ def check_methods(estimators: Any, train_tasks: Any, cv: Any) -> bool:
         raise ValueError(
             "Got train_tasks and cv, which both say what estimators are fitted to. "
             "Give train_tasks to judge on tasks, or cv to split tasks."
+        )
+    if groups is not None and cv is None:
+        raise ValueError(
+            "groups are family labels of tasks, which cv splits by, and there is no "
+            "cv. Give cv=TaskKFold(5, families='together') or another splitter, or "
+            "leave groups out."
         )
     kinds = {}
     for name, estimator in estimators.items():
@@ -107,18 +124,22 @@ def checked_reference(reference: str | None, estimators: Mapping[str, Any]) -> s
 def folds_of(
     tasks: TaskSet | ClassPool,
     cv: Any,
-    train_tasks: Any,
+    groups: Any,
+    train_tasks: TaskSet | ClassPool | None,
     draw: Callable[[TaskSet | ClassPool, Any], DrawnEpisodes],
 ) -> list[Fold]:
     """Return the folds with their episodes; one without `cv`."""
     if cv is None:
-        train = None if train_tasks is None else as_tasks(train_tasks)
-        return [Fold(draw(tasks, train), train)]
-    if not hasattr(cv, "split"):
+        return [Fold(draw(tasks, train_tasks), train_tasks)]
+    if isinstance(cv, numbers.Integral) and not isinstance(cv, bool):
+        cv = TaskKFold(int(cv))
+    if not hasattr(cv, "split") or isinstance(cv, str):
         raise TypeError(
-            f"cv must be a splitter over tasks, such as TaskKFold(5), got {cv!r}."
+            "cv must be a number of folds or a splitter over tasks, such as "
+            f"TaskKFold(5), got {cv!r}."
         )
-    splits = list(cv.split(tasks))
+    _refuse_repeated(tasks)
+    splits = list(cv.split(tasks, groups=groups))
     tests = np.concatenate([test for _, test in splits])
     times = np.bincount(tests, minlength=len(tasks))
     if (times != 1).any():
@@ -131,6 +152,34 @@ def folds_of(
         Fold(draw(tasks[test], tasks[train]), tasks[train], True, number)
         for number, (train, test) in enumerate(splits)
     ]
+
+
+def _refuse_repeated(tasks: TaskSet | ClassPool) -> None:
+    """Refuse to split tasks that come twice: one could be trained on and judged."""
+    counts = Counter(task_names(tasks))
+    repeated = [name for name, times in counts.items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"{len(repeated)} of {len(counts)} tasks come more than once, such as "
+            f"{repeated[0]!r}, and cv could train on a task that it judges. Give each "
+            "task once, or name them apart if they differ."
+        )
+
+
+def names_trained_on(
+    estimators: Mapping[str, Any], train_tasks: Any, cv: Any
+) -> dict[str, set[Any]]:
+    """Return the names of the tasks that each method was, or will be, trained on."""
+    if cv is not None:  # folds are never judged on what they are trained on
+        return {}
+    training = given_names(train_tasks)
+    found = {}
+    for name, one in estimators.items():
+        if is_fitted(one):
+            found[name] = seen_names(one)
+        elif learns_from_tasks(one):
+            found[name] = training
+    return found
 
 
 _PIPELINE_HINT = (
@@ -180,7 +229,8 @@ def _fit_and_score(
             raise renamed(error, f"{what} fails in fit{hint}") from error
         between = time.perf_counter()
         try:
-            scores = score_episodes(estimator, fold.drawn, metrics)
+            with already_warned():
+                scores = score_episodes(estimator, fold.drawn, metrics)
         except Exception as error:
             raise renamed(error, f"{what} fails in scoring") from error
     if verbose:

@@ -24,6 +24,7 @@ from torch import Tensor
 from sklmeta import _leakage
 from sklmeta._checks import diverged, finite_rows, label_column, target_numbers
 from sklmeta._episodes import VALUES_SCORED_AT_ONCE
+from sklmeta._few_shot import FewShotEstimator
 from sklmeta._parameters import resolve_device
 from sklmeta._pooling import take_rows
 from sklmeta._preparation import Preparation, task_names
@@ -43,6 +44,7 @@ __all__ = [
     "episodes_at_once",
     "label_kind",
     "refuse_without_adapt",
+    "winner",
 ]
 
 # Fixed, so that numbers do not depend on how episodes are spread over processes.
@@ -103,7 +105,7 @@ def episode_predictions(
         If rows do not fit the meta-training tasks, or the learner gives no standard
         deviations; the message names the task.
     """
-    best = _best(estimator)
+    best = winner(estimator)
     if best is not estimator:
         yield from episode_predictions(best, drawn, response)
     elif hasattr(estimator, "_episode_predictions"):
@@ -125,6 +127,12 @@ def episode_predictions(
 def _why_not(estimator: Any) -> str:
     """Say why an estimator cannot be judged on episodes."""
     name = type(estimator).__name__
+    if isinstance(estimator, FewShotEstimator):
+        return (
+            f"A {name} adapts to one task, by its fit, and many tasks are to be judged "
+            f"here. Give its meta, the {type(estimator.meta).__name__}, which adapts "
+            "to each."
+        )
     if hasattr(estimator, "cv_results_"):
         return (
             f"This {name} was fitted with refit=False and has no best_estimator_. Fit "
@@ -146,7 +154,7 @@ def refuse_without_adapt(estimator: Any) -> None:
 
 def label_kind(estimator: Any) -> str | None:
     """Return what labels mean to a fitted meta-learner, inside whatever wraps it."""
-    estimator = _best(estimator)
+    estimator = winner(estimator)
     if isinstance(estimator, Pipeline):
         return label_kind(estimator.steps[-1][1])
     return getattr(estimator, "_label_kind", None)
@@ -154,14 +162,14 @@ def label_kind(estimator: Any) -> str | None:
 
 def episodes_at_once(estimator: Any) -> int:
     """Return in what numbers episodes are predicted together."""
-    estimator = _best(estimator)
+    estimator = winner(estimator)
     if isinstance(estimator, Pipeline):
         return episodes_at_once(estimator.steps[-1][1])
     batched = hasattr(estimator, "_configured_learner")
     return EPISODES_PER_BLOCK if batched else 1
 
 
-def _best(estimator: Any) -> Any:
+def winner(estimator: Any) -> Any:
     """Return a fitted search's winner, anything else as it is."""
     while hasattr(estimator, "best_estimator_"):
         estimator = estimator.best_estimator_

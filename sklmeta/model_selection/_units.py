@@ -55,9 +55,21 @@ def units_of(X: Any, groups: Any, families: str) -> Units:
                 "sklearn.set_config(enable_metadata_routing=True) and "
                 "fit(X, y, groups=task_ids); or give a TaskSet or a ClassPool as X."
             )
+        if families == "together":
+            raise ValueError(
+                "families='together' splits tasks by their families, and with rows as "
+                "X groups are the task of each row. Give tasks as X, such as "
+                "TaskSet.from_arrays(X, y, groups), and their families as groups."
+            )
         return Units(group_codes(groups, n_items)[0])
     what = "classes" if isinstance(X, ClassPool) else "tasks"
     if groups is None:
+        if families == "together":
+            raise ValueError(
+                "families='together' keeps families whole, which groups= tells, and "
+                f"there are none. Give groups, a family label for each of the {what}, "
+                "or leave families out."
+            )
         return Units(np.arange(n_items), what)
     if np.shape(groups) != (n_items,):
         raise ValueError(

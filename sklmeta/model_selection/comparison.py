@@ -25,11 +25,17 @@ from sklmeta.model_selection._methods import (
     is_fitted,
     joined_frame,
     judge_all,
+    names_trained_on,
     score_frame,
 )
 from sklmeta.model_selection._metrics import as_metrics
+from sklmeta.model_selection._predictions import refuse_without_adapt
 from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
 from sklmeta.model_selection._results import Comparison, Evaluation
+from sklmeta.model_selection._training_tasks import (
+    seen_names,
+    warn_of_training_tasks,
+)
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
 __all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
@@ -103,6 +109,12 @@ def evaluate(
     ValueError
         If tasks are not usable, or the metric fails; the message names the task.
 
+    Warns
+    -----
+    TaskLeakageWarning
+        If tasks are judged that the estimator was meta-trained on, by the names that
+        were given to them.
+
     See Also
     --------
     compare : Several estimators on the same episodes.
@@ -138,10 +150,12 @@ def evaluate(
     )
     check_fraction("confidence", confidence)
     labels, tasks = classifies(estimator), as_tasks(tasks)
+    refuse_without_adapt(estimator)
     check_is_fitted(estimator)
     metrics = as_metrics(metric, labels)
     start = time.perf_counter()
     drawn = draw_for([estimator], tasks, protocol, labels)
+    warn_of_training_tasks(drawn.tasks, seen_names(estimator), stacklevel=2)
     scores = shared_out(estimator, drawn, metrics, n_jobs)
     warn_of_undefined(scores, metrics, stacklevel=2)
     if verbose:
@@ -158,6 +172,7 @@ def compare(
     *,
     train_tasks: Any = None,
     cv: Any = None,
+    groups: Any = None,
     metric: Any = None,
     reference: str | None = None,
     n_shot: Any = 5,
@@ -182,9 +197,12 @@ def compare(
         Tasks to judge on; of a distribution, 200 are drawn.
     train_tasks : tasks in any form, default=None
         What estimators that are not fitted are fitted to.
-    cv : splitter over tasks, default=None
-        Such as ``TaskKFold(5)``: clones of all estimators are fitted for each fold,
-        and every task is judged once.
+    cv : int or splitter over tasks, default=None
+        Such as ``TaskKFold(5)``, which an int of 5 means: clones of all estimators are
+        fitted for each fold, and every task is judged once.
+    groups : array-like of shape (n_tasks,), default=None
+        Family labels of `tasks` (of a `ClassPool`, of its classes) for the splitter,
+        such as ``TaskKFold(5, families="together")``; only with `cv`.
     metric : str, callable, or list or dict of them, default=None
         As `evaluate` takes them. More counts as a win, but of the losses that are
         listed there; wrap a function that is a loss with
@@ -227,7 +245,14 @@ def compare(
         If `estimators` is no dict, or one of them cannot adapt to tasks.
     ValueError
         If there is nothing to fit an estimator to, `train_tasks` and `cv` are both
-        given, or tasks are not usable. Errors of a method name it.
+        given, tasks come more than once with `cv`, or they are not usable. Errors of
+        a method name it.
+
+    Warns
+    -----
+    TaskLeakageWarning
+        Once, before anything is fitted, if tasks are judged that a method was, or will
+        be, meta-trained on, by the names that were given to them.
 
     See Also
     --------
@@ -261,7 +286,7 @@ def compare(
         n_shot, n_query, n_way, n_episodes, support_order, small_tasks, random_state
     )
     check_fraction("confidence", confidence)
-    labels = check_methods(estimators, train_tasks, cv)
+    labels = check_methods(estimators, train_tasks, cv, groups)
     reference = checked_reference(reference, estimators)
     metrics = as_metrics(metric, labels)
     tasks = representative(as_tasks(tasks), int(random_state))
@@ -272,7 +297,10 @@ def compare(
     def draw(own: TaskSet | ClassPool, train: Any) -> DrawnEpisodes:
         return draw_for(known, own, protocol, labels, train)
 
-    folds = folds_of(tasks, cv, train_tasks, draw)
+    train = None if train_tasks is None else as_tasks(train_tasks)
+    folds = folds_of(tasks, cv, groups, train, draw)
+    trained_on = names_trained_on(estimators, train, cv)
+    warn_of_training_tasks(tasks, trained_on, stacklevel=2)
     found = judge_all(estimators, folds, metrics, n_jobs, verbose)
     warn_of_undefined(np.concatenate(found), metrics, stacklevel=2)
     return Comparison(

@@ -70,7 +70,8 @@ class TaskSplitter(BaseCrossValidator):
             If X is a TaskDistribution, which has no items.
         ValueError
             If there are too few tasks, rows come without `groups`, `groups` has
-            another length than X, or a fold of a ClassPool would have one class.
+            another length than X, a fold of a ClassPool would have one class, or
+            ``families="together"`` comes without families or without tasks as X.
         """
         units = units_of(X, groups, self.families)
         for fold in self._unit_folds(units):
@@ -118,7 +119,7 @@ class TaskKFold(TaskSplitter):
     families : {"stratify", "together"}, default="stratify"
         What family labels are for: every fold gets its share of each family, as
         scikit-learn's `StratifiedKFold` deals out classes; or a family is never cut,
-        to judge on families that are new.
+        to judge on families that are new, which needs tasks as X and `groups`.
 
     Raises
     ------
@@ -218,7 +219,8 @@ class TaskShuffleSplit(TaskSplitter):
         Seed of the draws; an int gives the same splits each time.
     families : {"stratify", "together"}, default="stratify"
         What family labels are for (`groups` with tasks as X): every split gets its
-        share of each family; or a family is never cut, and the sizes count families.
+        share of each family; or a family is never cut, and the sizes count families
+        (needs `groups`).
 
     Raises
     ------

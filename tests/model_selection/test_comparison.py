@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklmeta import (
     ClassPool,
+    FewShotRegressor,
     MAMLRegressor,
     PerTaskRegressor,
     PooledRegressor,
@@ -360,6 +361,95 @@ class TestEvaluateRefuses:
             evaluate(maml, seen, n_episodes=1)
 
 
+def only(record):
+    """Return the text of the one warning there was."""
+    (warning,) = record
+    assert warning.category is TaskLeakageWarning
+    assert warning.filename == __file__
+    return str(warning.message)
+
+
+class TestTrainingTasks:
+    """Scores on tasks that were meta-trained on are said to be that."""
+
+    BOTH = TaskSet([*TRAIN[:3], *LINES])
+
+    def test_identical_rows(self, maml):
+        with pytest.warns() as record:
+            evaluate(maml, self.BOTH, n_episodes=1)
+        text = only(record)
+        assert text.startswith("3 of 11 scored tasks, such as 'line 1-0', are meta-")
+        assert "these are training scores" in text
+
+    def test_scorers_are_silent(self, maml):
+        """As return_train_score=True needs it."""
+        assert np.isfinite(make_episode_scorer()(maml, TRAIN))
+
+    def test_once_in_processes_too(self, maml, monkeypatch):
+        monkeypatch.setattr(_predictions, "EPISODES_PER_BLOCK", 8)
+        seen = TaskSet([Task(t.X + 1, t.y, t.name) for t in TRAIN])
+        with pytest.warns() as record:
+            evaluate(maml, seen, n_episodes=1, n_jobs=2)
+        only(record)
+
+    def test_pipelines_and_searches(self, maml):
+        search = GridSearchCV(clone(maml), {"inner_lr": [0.01]}, cv=TaskKFold(2))
+        scaler = StandardScaler().fit(TRAIN.rows().X)
+        for one in (
+            make_meta_pipeline(StandardScaler(), clone(maml)).fit(TRAIN),
+            make_pipeline(scaler, maml),
+            search.fit(TRAIN),
+        ):
+            with pytest.warns() as record:
+                evaluate(one, self.BOTH, n_episodes=1)
+            assert only(record).startswith("3 of 11 scored tasks")
+
+    def test_names_that_nobody_gave(self):
+        """Two sets of tasks without names are numbered alike."""
+        train, test = (TaskSet([(t.X, t.y) for t in one]) for one in (TRAIN, LINES))
+        evaluate(PooledRegressor().fit(train), test, n_episodes=1)
+
+    def test_who_learns_nothing_from_tasks(self):
+        per_task = PerTaskRegressor().fit(TRAIN)
+        evaluate(per_task, TRAIN, n_episodes=1)
+        methods = {"a": per_task, "b": PerTaskRegressor(LinearRegression())}
+        compare(methods, TRAIN, train_tasks=TRAIN, n_episodes=1)
+
+    def test_compare_of_fitted_ones(self, maml):
+        methods = {"maml": maml, "per task": PerTaskRegressor().fit(TRAIN)}
+        with pytest.warns() as record:
+            compare(methods, self.BOTH, n_episodes=1)
+        text = only(record)
+        assert text.startswith("3 of 11 scored tasks, such as 'line 1-0', are meta-")
+        assert "trained on by 'maml': these" in text
+
+    def test_compare_before_anything_is_fitted(self):
+        methods = {
+            "per task": PerTaskRegressor(),
+            "ridge": MetaRidge(fails="fit"),
+            "scaled": make_meta_pipeline(StandardScaler(), PerTaskRegressor()),
+        }
+        with (
+            pytest.warns(TaskLeakageWarning, match="3 of 11 .* by 'ridge', 'scaled':"),
+            pytest.raises(RuntimeError, match="no luck"),
+        ):
+            compare(methods, self.BOTH, train_tasks=TRAIN)
+
+    def test_folds_do_not_overlap(self, maml):
+        compare({"maml": maml, "ridge": MetaRidge()}, TRAIN, cv=2, n_episodes=1)
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_few_shot_estimators_are_no_meta_learners(maml, fitted):
+    one = FewShotRegressor(maml)
+    if fitted:
+        one.fit(LINES[0].X, LINES[0].y)
+    with pytest.raises(TypeError, match="Give its meta, the MAMLRegressor"):
+        evaluate(one, LINES)
+    with pytest.raises(TypeError, match=r"Method 'a': .* Give its meta"):
+        compare({"a": one}, LINES)
+
+
 METHODS = {"stiff": MetaRidge(10.0), "loose": MetaRidge(0.1), "mid": MetaRidge(1.0)}
 
 
@@ -545,7 +635,9 @@ class TestFolds:
     @pytest.mark.parametrize(
         ("cv", "error", "message"),
         [
-            (5, TypeError, "cv must be a splitter over tasks"),
+            ("5", TypeError, "cv must be a number of folds or a splitter over tasks"),
+            (True, TypeError, "cv must be a number of folds or a splitter over tasks"),
+            (9, ValueError, "n_splits=9"),
             (ShuffleSplit(3, test_size=3), ValueError, "need each exactly once"),
             (TaskKFold(9), ValueError, "9 folds of 8 tasks|n_splits=9"),
         ],
@@ -553,6 +645,43 @@ class TestFolds:
     def test_refused(self, cv, error, message):
         with pytest.raises(error, match=message):
             compare({"ridge": MetaRidge()}, LINES, cv=cv)
+
+    def test_a_number_of_folds(self):
+        """As scikit-learn's searches take it."""
+        one, two = (compare(METHODS, LINES, cv=cv).scores for cv in (4, TaskKFold(4)))
+        pd.testing.assert_frame_equal(one, two)
+
+    def test_families(self):
+        """None is cut; their tasks are judged by methods that saw none of them."""
+        families = ["a", "b"] * 4
+        cv = TaskKFold(2, families="together")
+        scores = compare(METHODS, LINES, cv=cv, groups=families, n_episodes=1).scores
+        folds = scores.groupby("fold")["task"].unique()
+        assert sorted(map(sorted, folds)) == [
+            sorted(LINES[first::2].names) for first in (0, 1)
+        ]
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"groups": range(8)}, "groups are family labels .* there is no cv"),
+            ({"cv": 2, "groups": range(7)}, r"shape \(7,\), expected \(8,\)"),
+            (
+                {"cv": TaskKFold(2, families="together")},
+                "families='together' keeps families whole, which groups= tells",
+            ),
+        ],
+    )
+    def test_groups_refused(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            compare({"ridge": MetaRidge().fit(TRAIN)}, LINES, **values)
+
+    def test_repeated_tasks_are_refused(self):
+        message = "2 of 3 tasks come more than once, such as 'line 0-6'"
+        with pytest.raises(ValueError, match=message):
+            compare(METHODS, LINES[[6, 6, 6, 7, 5, 5]], cv=3)
+        judged = compare(METHODS, LINES[[6, 6, 7]], train_tasks=TRAIN, n_episodes=1)
+        assert judged.summary()["n_tasks"].tolist() == [3, 3, 3]
 
 
 class TestCompareRuns:

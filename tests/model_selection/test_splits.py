@@ -185,6 +185,19 @@ def test_families_that_cannot_be_dealt_out_are_refused(tasks):
         next(TaskKFold(4, families="together").split(tasks, groups=FAMILIES))
 
 
+@pytest.mark.parametrize("splitter", [TaskKFold, TaskShuffleSplit])
+def test_families_that_nobody_named_are_refused(tasks, splitter):
+    """Instead of folds that cut them."""
+    splitter = splitter(2, families="together")
+    pool = ClassPool(np.zeros((14, 1)), np.arange(14) // 2)
+    for X, what in ((tasks, "tasks"), (list(tasks), "tasks"), (pool, "classes")):
+        with pytest.raises(ValueError, match=f"family label for each of the {what}"):
+            next(splitter.split(X))
+    rows = tasks.rows()
+    with pytest.raises(ValueError, match="with rows as X groups are the task of each"):
+        next(splitter.split(rows.X, groups=np.arange(len(rows.y)) % 4))
+
+
 # Refusals.
 
 
