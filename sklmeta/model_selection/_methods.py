@@ -125,13 +125,13 @@ def folds_of(
     tasks: TaskSet | ClassPool,
     cv: Any,
     groups: Any,
-    train_tasks: TaskSet | ClassPool | None,
+    train_tasks: Any,
     draw: Callable[[TaskSet | ClassPool, Any], DrawnEpisodes],
 ) -> list[Fold]:
     """Return the folds with their episodes; one without `cv`."""
     if cv is None:
         return [Fold(draw(tasks, train_tasks), train_tasks)]
-    if isinstance(cv, numbers.Integral) and not isinstance(cv, bool):
+    if not isinstance(cv, bool) and isinstance(cv, numbers.Integral):
         cv = TaskKFold(int(cv))
     if not hasattr(cv, "split") or isinstance(cv, str):
         raise TypeError(

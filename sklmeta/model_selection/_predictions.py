@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import is_regressor
+from sklearn.base import is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -26,8 +27,10 @@ from sklmeta._checks import diverged, finite_rows, label_column, target_numbers
 from sklmeta._episodes import VALUES_SCORED_AT_ONCE
 from sklmeta._few_shot import FewShotEstimator
 from sklmeta._parameters import resolve_device
-from sklmeta._pooling import take_rows
+from sklmeta._pooling import PooledRows, row_array, take_rows
 from sklmeta._preparation import Preparation, task_names
+from sklmeta._row_episodes import RowEpisode
+from sklmeta._schema import TaskSchema
 from sklmeta._scores import episode_outputs
 from sklmeta._task_rows import with_rows
 from sklmeta.engine.batches import similar_sizes
@@ -119,9 +122,21 @@ def episode_predictions(
         check_is_fitted(estimator)
         if hasattr(estimator, "_seen_tasks"):
             _leakage.warn_of_seen(drawn.tasks, estimator._seen_tasks, stacklevel=3)
-        batched = hasattr(estimator, "_configured_learner") and response != "std"
-        give = _all_at_once if batched else _one_by_one
-        yield from give(estimator, drawn, response)
+        yield from _way_to_predict(estimator, drawn, response)(
+            estimator, drawn, response
+        )
+
+
+def _way_to_predict(
+    meta: Any, drawn: DrawnEpisodes, response: str
+) -> Callable[[Any, DrawnEpisodes, str], Iterator[EpisodePrediction]]:
+    """Return the quickest way there is for this meta-learner and response."""
+    if hasattr(meta, "_configured_learner"):
+        return _one_by_one if response == "std" else _all_at_once
+    alike = not is_classifier(meta) or drawn.is_local == (label_kind(meta) == "local")
+    if hasattr(meta, "_predict_episodes") and response == "predict" and alike:
+        return _row_by_row
+    return _one_by_one
 
 
 def _why_not(estimator: Any) -> str:
@@ -257,6 +272,47 @@ def _numbers(
     return EpisodePrediction(y_true, y_pred, std=std)
 
 
+# Other meta-learners of the contract: they predict episodes of rows by themselves -----
+
+
+def _row_by_row(
+    meta: Any, drawn: DrawnEpisodes, response: str
+) -> Iterator[EpisodePrediction]:
+    """Have a meta-learner predict as many episodes at a time as it can."""
+    own = meta._own_copy()
+    own._check_parameters()
+    _refuse_missing_targets(own, drawn)
+    own._preparation.check_width(own, drawn.rows)
+    X, y = own._rows_and_targets(drawn.tasks)
+    for start in range(0, len(drawn), EPISODES_PER_BLOCK):
+        block = range(start, min(start + EPISODES_PER_BLOCK, len(drawn)))
+        episodes = [
+            RowEpisode(drawn.label(e), drawn.support_rows(e), drawn.query_rows(e))
+            for e in block
+        ]
+        predictions = own._predict_episodes(X, y, X, episodes)
+        for e, y_pred in zip(block, predictions, strict=True):
+            yield _of_rows(own, drawn, e, y_pred)
+
+
+def _of_rows(
+    meta: Any, drawn: DrawnEpisodes, episode: int, y_pred: NDArray[Any]
+) -> EpisodePrediction:
+    """Return the prediction of one episode, once it is one that can be scored."""
+    y_true = drawn.y[drawn.query_rows(episode)]
+    try:
+        if meta._classifies:
+            shared = meta._preparation.classes
+            classes = drawn.classes_of(episode) if drawn.is_local else shared
+            found = EpisodePrediction(y_true, np.asarray(y_pred), classes)
+        else:
+            found = _numbers(y_true, y_pred)
+        _refuse_unusable(found, type(meta).__name__)
+    except ValueError as error:
+        raise renamed(error, drawn.label(episode)) from error
+    return found
+
+
 # Anything else: one episode after the other -----------------------------------------
 
 
@@ -267,7 +323,7 @@ def _one_by_one(
     own = meta._own_copy() if hasattr(meta, "_own_copy") else copy.copy(meta)
     adapt = getattr(own, "_adapted_to", own.adapt)
     _refuse_missing_targets(meta, drawn)
-    X, y = drawn.rows.X, drawn.y
+    X, y = _with_known_columns(own, drawn.rows), drawn.y
     for episode in range(len(drawn)):
         support, query = drawn.support_rows(episode), drawn.query_rows(episode)
         try:
@@ -277,6 +333,22 @@ def _one_by_one(
         except (ValueError, MetaTrainingError) as error:
             raise renamed(error, drawn.label(episode)) from error
         yield found
+
+
+def _with_known_columns(meta: Any, rows: PooledRows) -> Any:
+    """Return rows with columns named as in meta-training.
+
+    Rows are checked here, so that their names are warned of once.
+    """
+    X, preparation = rows.X, getattr(meta, "_preparation", None)
+    if not isinstance(preparation, TaskSchema):
+        return X
+    preparation.check_width(meta, rows)
+    known = preparation.feature_names
+    named = isinstance(X, pd.DataFrame) and isinstance(X.columns[0], str)
+    if known is None:
+        return row_array(X) if named else X
+    return X if named else pd.DataFrame(row_array(X), columns=known)
 
 
 def _predicted(

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis as LDA
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -18,6 +19,10 @@ from sklmeta import (
     MAMLClassifier,
     MAMLRegressor,
     MetaTrainingError,
+    PerTaskClassifier,
+    PerTaskRegressor,
+    PooledClassifier,
+    PooledRegressor,
     ProtoNetClassifier,
     Task,
     TaskLeakageWarning,
@@ -62,13 +67,14 @@ def as_column(tasks):
 
 
 POOL = load_digits_pool()
+FLAT = ClassPool(POOL.X.reshape(-1, 64), POOL.y)
 # Meta-learner, tasks to train on, tasks to judge on, protocol.
 CASES = {
     "images": (fast(ProtoNetClassifier), POOL[:5], POOL[5:], {"n_way": (2, 5)}),
     "flat images": (
         fast(MAMLClassifier, image_shape=(8, 8), inner_steps=1),
-        ClassPool(POOL.X.reshape(-1, 64), POOL.y)[:5],
-        ClassPool(POOL.X.reshape(-1, 64), POOL.y)[5:],
+        FLAT[:5],
+        FLAT[5:],
         {"n_way": 3, "n_query": 4},
     ),
     "local": (
@@ -255,6 +261,101 @@ class TestAnythingThatAdapts:
         drawn = EpisodeProtocol().draw(clusters(2), True)
         with pytest.raises(error, match=message):
             list(episode_predictions(estimator, drawn))
+
+
+TO_LOCAL = clusters(6, "local"), clusters(4, "local", 1)
+BASELINES = {
+    "pooled, shared": (PooledClassifier(), clusters(6), clusters(4, seed=1)),
+    "pooled, local": (PooledClassifier(), *TO_LOCAL),
+    "pooled, classes": (PooledClassifier(LDA()), FLAT[:5], FLAT[5:]),
+    "pooled, numbers": (PooledRegressor(), waves(9, 1), waves(4, 1, 1)),
+    "pooled, outputs": (PooledRegressor(), waves(9, 2), waves(4, 2, 1)),
+    "pooled, frames": (
+        PooledClassifier(),
+        clusters(6, frame=True),
+        clusters(4, seed=1, frame=True),
+    ),
+    "per task, shared": (PerTaskClassifier(), clusters(6), clusters(4, seed=1)),
+    "per task, local": (PerTaskClassifier(), *TO_LOCAL),
+    "per task, a column": (
+        PerTaskRegressor(),
+        as_column(waves(9, 1)),
+        as_column(waves(4, 1, 1)),
+    ),
+}
+
+
+class TestBaselines:
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_together_as_one_by_one(self, name, monkeypatch):
+        meta, train, tasks = BASELINES[name]
+        meta = copy.copy(meta).fit(train)
+        drawn = EpisodeProtocol(n_shot=4, n_episodes=5).draw(tasks, meta._classifies)
+        assert _predictions._way_to_predict(meta, drawn, "predict") == (
+            _predictions._row_by_row
+        )
+        monkeypatch.setattr(_predictions, "EPISODES_PER_BLOCK", 3)
+        before = dict(meta.__dict__)
+        found = list(episode_predictions(meta, drawn))
+        assert meta.__dict__ == before
+        expected = _predictions._one_by_one(meta, drawn, "predict")
+        for given, one in zip(found, expected, strict=True):
+            assert np.array_equal(given.y_true, one.y_true)
+            assert given.y_pred.dtype == one.y_pred.dtype
+            if meta._classifies:
+                assert np.array_equal(given.y_pred, one.y_pred)
+                assert np.array_equal(given.classes, one.classes)
+            else:
+                np.testing.assert_allclose(given.y_pred, one.y_pred, rtol=1e-9)
+
+    def test_pooled_ones_predict_all_rows_at_once(self):
+        calls = []
+
+        class Counting(LinearRegression):
+            def predict(self, X):
+                calls.append(len(X))
+                return super().predict(X)
+
+        meta = PooledRegressor(Counting()).fit(waves(9, 1))
+        drawn = EpisodeProtocol(n_episodes=20).draw(waves(4, 1, 1), False)
+        assert len(list(episode_predictions(meta, drawn))) == 80
+        assert calls == [len(drawn.y)]
+
+    def test_shared_labels_of_tasks_that_are_read_as_local(self):
+        """As where a learner of local labels is compared with."""
+        meta = PerTaskClassifier().fit(clusters(6))
+        drawn = EpisodeProtocol(n_shot=4, n_episodes=2).draw(TO_LOCAL[1], True)
+        for given in episode_predictions(meta, drawn):
+            assert given.classes.tolist() == ["low", "mid", "top"]
+
+    @pytest.mark.parametrize("response", ["predict", "predict_proba"])
+    @pytest.mark.parametrize("framed", [True, False])
+    def test_other_names_are_warned_of_once(self, framed, response):
+        meta = PerTaskClassifier().fit(clusters(6, frame=framed))
+        tasks = clusters(4, seed=1, frame=not framed)
+        drawn = EpisodeProtocol(n_shot=4, n_episodes=3).draw(tasks, True)
+        with pytest.warns(UserWarning, match="feature names") as record:
+            found = list(episode_predictions(meta, drawn, response))
+        assert len(record) == 1
+        alike = clusters(4, seed=1, frame=framed)
+        expected = episode_predictions(meta, drawn.with_tasks(alike), response)
+        for given, one in zip(found, expected, strict=True):
+            assert np.array_equal(given.y_pred, one.y_pred)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_unusable_predictions_name_the_task(self, value):
+        class Bad(LinearRegression):
+            def predict(self, X):
+                return np.where(X[:, 0] == bad, value, super().predict(X))
+
+        tasks = waves(4, 1, 1)
+        bad = tasks[2].X[-1, 0]
+        protocol = EpisodeProtocol(support_order="first", n_episodes=1)
+        drawn = protocol.draw(tasks, False)
+        for cls in (PooledRegressor, PerTaskRegressor):
+            meta = cls(Bad()).fit(waves(9, 1))
+            with pytest.raises(ValueError, match=r"task 2 \(episode 0\): .* not finite"):
+                list(episode_predictions(meta, drawn))
 
 
 class Constant(BaseEstimator):
