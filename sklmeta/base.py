@@ -248,7 +248,7 @@ class BaseMetaLearner(BaseEstimator):
         self._preparation.check_width(self, tasks.rows())
         return self._predict_supports(tasks, query_Xs)
 
-    def _adapted_to(self, X: ArrayLike, y: ArrayLike) -> Any:
+    def _adapted_to(self, X: Any, y: Any) -> Any:
         """Return the few-shot estimator of this meta-learner, fitted to rows."""
         raise NotImplementedError
 
@@ -380,7 +380,7 @@ class MetaClassifierMixin(ClassifierMixin):
         """
         return self._last_adapted().predict_proba(X)
 
-    def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotClassifier:
+    def _adapted_to(self: Any, X: Any, y: Any) -> FewShotClassifier:
         few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
         return few_shot._fit(X, y, takes_ranks=False)
 
@@ -394,7 +394,7 @@ class MetaRegressorMixin(RegressorMixin):
     _classifies = False
     score = BaseMetaLearner.score  # RegressorMixin has its own, on rows
 
-    def _adapted_to(self: Any, X: ArrayLike, y: ArrayLike) -> FewShotRegressor:
+    def _adapted_to(self: Any, X: Any, y: Any) -> FewShotRegressor:
         return FewShotRegressor(self._own_copy()).fit(X, y)
 
     def _new_score(self) -> PooledR2:
