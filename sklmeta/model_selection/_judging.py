@@ -107,6 +107,11 @@ def warn_of_undefined(
 ) -> None:
     """Warn once for each metric that some episodes have no value of; refuse if all."""
     for metric, column in zip(metrics, np.isnan(scores).T, strict=True):
+        if metric.is_own and column.all():
+            raise ValueError(
+                f"metric {metric.name!r} gives NaN on each of the {len(column)} "
+                "episodes. Return a number where it has a value."
+            )
         if column.all():
             raise ValueError(
                 f"metric {metric.name!r} is not defined on any of the {len(column)} "
@@ -114,10 +119,11 @@ def warn_of_undefined(
                 "Lower n_shot, raise n_query, or choose another metric."
             )
         if column.any():
+            n_of = f"{int(column.sum())} of {len(column)} episodes"
+            missing = f"is not defined on {n_of}, whose query rows lack a class or are "
+            missing = f"gives NaN on {n_of}" if metric.is_own else f"{missing}too few"
             warnings.warn(
-                f"metric {metric.name!r} is not defined on {int(column.sum())} of "
-                f"{len(column)} episodes, whose query rows lack a class or are too "
-                "few; they are left out.",
+                f"metric {metric.name!r} {missing}; they are left out.",
                 UndefinedMetricWarning,
                 stacklevel=stacklevel + 1,
             )

@@ -8,8 +8,12 @@ the user has goes through scikit-learn's scorers, episode by episode.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from sklmeta._pooling import take_rows
 from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._predictions import EpisodePrediction
 from sklmeta.model_selection._protocol import DrawnEpisodes
+from sklmeta.model_selection._told_once import gathered
 
 __all__ = [
     "Metric",
@@ -28,6 +33,7 @@ __all__ = [
     "as_metric",
     "as_metrics",
     "takes_estimator",
+    "unknown_name",
     "with_known_needs",
 ]
 
@@ -52,12 +58,15 @@ class Metric:
     needs : {"predict", "predict_proba", "std"} or None
         What it is computed from; None: to be found out on a first episode.
     greater_is_better : bool, default=True
+    is_own : bool, default=False
+        Whether the user made it, so that nobody else knows why it gives NaN.
     """
 
     name: str
     compute: Callable[[Predictions, DrawnEpisodes], Values]
     needs: str | None = "predict"
     greater_is_better: bool = True
+    is_own: bool = False
 
 
 def as_metrics(metric: Any, classifies: bool) -> list[Metric]:
@@ -109,14 +118,55 @@ def as_metric(
             f"metric is an episode scorer, {metric!r}, which draws episodes itself. "
             "Give its metric, and its episodes as parameters."
         )
-    label = name or getattr(metric, "__name__", None) or repr(metric)
+    label = name or _short_name(metric)
     if takes_estimator(metric):
-        return Metric(label, _of_scorer(metric, label, classifies), needs=None)
+        compute = _of_scorer(metric, label, classifies)
+        return Metric(label, compute, needs=None, is_own=True)
     scorer = make_scorer(
         metric, greater_is_better=greater_is_better, response_method=response_method
     )
     needs = "predict" if response_method == "predict" else None
-    return Metric(label, _of_scorer(scorer, label, classifies), needs)
+    compute = _of_scorer(scorer, label, classifies)
+    return Metric(label, compute, needs, is_own=True)
+
+
+def unknown_name(metric: str, own: Iterable[str]) -> str:
+    """Say that a metric's name is unknown, and which one may be meant."""
+    known = [*own, *get_scorer_names()]
+    like = metric.strip().lower().replace(" ", "_").replace("-", "_")
+    same = [
+        name
+        for name in (like, *map(like.removesuffix, ("_score", "_error", "_loss")))
+        if name in known
+    ]
+    near = same or get_close_matches(like, known, n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"metric={metric!r} is unknown.{meant} Choose one of {sorted(own)}, or of "
+        "sklearn.metrics.get_scorer_names()."
+    )
+
+
+# As scikit-learn shows its scorers: function, sign, response, and further arguments.
+_MADE = re.compile(
+    r"make_scorer\((?P<function>[\w<>]+)(?P<loss>, greater_is_better=False)?"
+    r", response_method=(?:'\w+'|\(.*?\)|\[.*?\])(?P<options>, \w+=.*)?\)",
+    re.DOTALL,
+)
+
+
+def _short_name(metric: Callable[..., Any]) -> str:
+    """Return what tables call a scorer or a function."""
+    if isinstance(metric, partial):
+        return _short_name(metric.func)
+    if hasattr(metric, "__name__"):
+        return str(metric.__name__)
+    made = _MADE.fullmatch(repr(metric))
+    if made is None:
+        shown = repr(metric)
+        return type(metric).__name__ if shown.startswith("<") else shown
+    name = ("neg_" if made["loss"] else "") + made["function"]
+    return f"{name}({made['options'][2:]})" if made["options"] else name
 
 
 def takes_estimator(metric: Callable[..., Any]) -> bool:
@@ -149,10 +199,7 @@ def _by_name(metric: str, classifies: bool, name: str) -> Metric:
             "another of sklearn.metrics.get_scorer_names()."
         )
     if metric not in get_scorer_names():
-        raise ValueError(
-            f"metric={metric!r} is unknown. Choose one of {sorted(own)}, or of "
-            "sklearn.metrics.get_scorer_names()."
-        )
+        raise ValueError(unknown_name(metric, own))
     scorer = get_scorer(metric)
     undefined = _UNDEFINED.get(metric)
     asks = "predict_proba" if metric.startswith("roc_auc") else None
@@ -172,7 +219,9 @@ def with_known_needs(
             needs = "predict"
             try:
                 made_up = _made_up(drawn, classifies)
-                metric.compute([made_up], drawn[:1])
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    metric.compute([made_up], drawn[:1])
             except NeedsProbabilities:
                 needs = "predict_proba"
             except Exception:
@@ -241,6 +290,10 @@ def _of_scorer(
     stand_in = AdaptedClassifier if classifies else AdaptedRegressor
 
     def compute(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
+        with gathered(name):
+            return one_by_one(predictions, drawn)
+
+    def one_by_one(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
         values = np.full(len(predictions), np.nan)
         for e, given in enumerate(predictions):
             if undefined is not None and undefined(given):

@@ -32,6 +32,7 @@ from sklmeta.model_selection._metrics import as_metrics
 from sklmeta.model_selection._predictions import refuse_without_adapt
 from sklmeta.model_selection._protocol import DrawnEpisodes, EpisodeProtocol
 from sklmeta.model_selection._results import Comparison, Evaluation
+from sklmeta.model_selection._told_once import told_once
 from sklmeta.model_selection._training_tasks import (
     seen_names,
     warn_of_training_tasks,
@@ -156,7 +157,8 @@ def evaluate(
     start = time.perf_counter()
     drawn = draw_for([estimator], tasks, protocol, labels)
     warn_of_training_tasks(drawn.tasks, seen_names(estimator), stacklevel=2)
-    scores = shared_out(estimator, drawn, metrics, n_jobs)
+    with told_once(stacklevel=2):
+        scores = shared_out(estimator, drawn, metrics, n_jobs)
     warn_of_undefined(scores, metrics, stacklevel=2)
     if verbose:
         seconds = time.perf_counter() - start
@@ -301,7 +303,8 @@ def compare(
     folds = folds_of(tasks, cv, groups, train, draw)
     trained_on = names_trained_on(estimators, train, cv)
     warn_of_training_tasks(tasks, trained_on, stacklevel=2)
-    found = judge_all(estimators, folds, metrics, n_jobs, verbose)
+    with told_once(stacklevel=2):
+        found = judge_all(estimators, folds, metrics, n_jobs, verbose)
     warn_of_undefined(np.concatenate(found), metrics, stacklevel=2)
     return Comparison(
         joined_frame(list(estimators), folds, found, metrics),

@@ -25,8 +25,10 @@ from sklmeta.model_selection._metrics import (
     as_metric,
     as_metrics,
     takes_estimator,
+    unknown_name,
 )
 from sklmeta.model_selection._protocol import EpisodeProtocol
+from sklmeta.model_selection._told_once import told_once
 from sklmeta.tasks import as_tasks
 
 __all__ = ["EpisodeScorer", "make_episode_scorer"]
@@ -134,7 +136,8 @@ class EpisodeScorer:
         tasks, labels = as_tasks(X, y, groups), classifies(estimator)
         metrics = self._metrics(labels)
         drawn = draw_for([estimator], tasks, self._protocol(), labels)
-        scores = score_episodes(estimator, drawn, metrics)
+        with told_once(stacklevel=2):
+            scores = score_episodes(estimator, drawn, metrics)
         warn_of_undefined(scores, metrics, stacklevel=2)
         values = {
             metric.name: (1 if metric.greater_is_better else -1)
@@ -192,10 +195,7 @@ def _check_metric(metric: Any) -> None:
         )
     own = {*CLASSIFICATION, *REGRESSION}
     if metric not in own and metric not in get_scorer_names():
-        raise ValueError(
-            f"metric={metric!r} is unknown. Choose one of {sorted(own)}, or of "
-            "sklearn.metrics.get_scorer_names()."
-        )
+        raise ValueError(unknown_name(metric, own))
 
 
 def _refuse_direction(metric: Any) -> None:

@@ -1,12 +1,15 @@
 """Metrics of episodes: scikit-learn's own values, episode by episode, as the oracle."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import sklearn.metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.datasets import make_classification, make_regression
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import BayesianRidge, LinearRegression
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.naive_bayes import GaussianNB
@@ -14,7 +17,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.fixes import parse_version
 
 from sklmeta import TaskSet
-from sklmeta.model_selection import evaluate, make_episode_scorer
+from sklmeta.model_selection import compare, evaluate, make_episode_scorer
 from sklmeta.model_selection._metrics import CLASSIFICATION, REGRESSION, as_metrics
 from sklmeta.model_selection._predictions import EpisodePrediction
 from sklmeta.model_selection._protocol import EpisodeProtocol
@@ -252,7 +255,13 @@ class TestScikitLearns:
         expected = one_by_one(meta, tasks, metric)
         found = evaluate(meta, tasks, metric=metric, **PROTOCOL).scores
         np.testing.assert_allclose(found["score"], expected)
-        assert found["metric"].unique().tolist() == [repr(metric)]
+        (name,) = found["metric"].unique()
+        assert name in (
+            "f1_score(average=macro, pos_label=None)",
+            "f1_score(pos_label=yes)",
+            "neg_log_loss(labels=['no', 'yes'])",
+            "roc_auc_score",
+        )
 
     def test_metric_functions(self):
         meta, tasks = CASES["numbers"]
@@ -330,7 +339,7 @@ class TestUndefined:
         tasks = self.tasks()
         meta = RefitClassifier(GaussianNB(var_smoothing=1)).fit(tasks)
         message = "'roc_auc' is not defined on 1 of 3 episodes"
-        with pytest.warns(sklearn.exceptions.UndefinedMetricWarning, match=message):
+        with pytest.warns(UndefinedMetricWarning, match=message):
             result = evaluate(meta, tasks, metric=["roc_auc", "accuracy"])
         scores = result.scores.set_index(["metric", "task"])["score"]
         assert np.isnan(scores["roc_auc", "b"])
@@ -340,9 +349,56 @@ class TestUndefined:
         assert summary.loc["roc_auc", "mean"] == pytest.approx(
             (scores["roc_auc", "a"] + scores["roc_auc", "c"]) / 2
         )
-        with pytest.warns(sklearn.exceptions.UndefinedMetricWarning, match=message):
+        with pytest.warns(UndefinedMetricWarning, match=message):
             value = make_episode_scorer("roc_auc")(meta, tasks)
         assert value == pytest.approx(summary.loc["roc_auc", "mean"])
+
+    @pytest.mark.parametrize("n_jobs", [None, 1])
+    def test_ill_defined_is_told_once(self, n_jobs):
+        """What scikit-learn says of every episode of every method."""
+        tasks = labelled_tasks([0, 1])
+        methods = {
+            name: RefitClassifier(DummyClassifier(strategy="constant", constant=0))
+            for name in "ab"
+        }
+        with pytest.warns(
+            match="metric 'precision_macro', on one .*ill-defined"
+        ) as record:
+            compare(
+                methods,
+                tasks,
+                cv=2,
+                metric=["precision_macro", "accuracy"],
+                n_jobs=n_jobs,
+            )
+        assert [w.category for w in record] == [UndefinedMetricWarning]
+        assert record[0].filename == __file__
+        meta = methods["a"].fit(tasks)
+        for judge in (
+            lambda: evaluate(meta, tasks, metric="precision_macro"),
+            lambda: make_episode_scorer("precision_macro")(meta, tasks),
+        ):
+            with pytest.warns(UndefinedMetricWarning) as record:
+                judge()
+            assert len(record) == 1
+            assert record[0].filename == __file__
+
+    def test_nan_of_ones_own_metric(self):
+        """Nobody else knows why it gives NaN."""
+        tasks = numbered_tasks()
+        meta = RefitRegressor(LinearRegression()).fit(tasks)
+
+        def own(y_true, y_pred):
+            return np.nan if y_true[0] > limit else 1.0
+
+        limit = np.median(tasks.rows().y)
+        message = r"^metric 'own' gives NaN on \d+ of \d+ episodes; they are left out"
+        with pytest.warns(UndefinedMetricWarning, match=message):
+            evaluate(meta, tasks, metric=own)
+        limit = -np.inf
+        message = r"metric 'own' gives NaN on each of the \d+ episodes. Return"
+        with pytest.raises(ValueError, match=message):
+            evaluate(meta, tasks, metric=own)
 
     def test_nowhere_defined(self):
         tasks = self.tasks()[[1]]
@@ -360,7 +416,7 @@ class TestUndefined:
         lack = [len(np.unique(drawn.y[drawn.query_rows(e)])) < 3 for e in range(24)]
         assert 0 < sum(lack) < 24
         message = f"'{name}' is not defined on {sum(lack)} of 24 episodes"
-        with pytest.warns(sklearn.exceptions.UndefinedMetricWarning, match=message):
+        with pytest.warns(UndefinedMetricWarning, match=message):
             result = evaluate(meta, tasks, metric=name, **few)
         assert result.scores["score"].isna().tolist() == lack
 
@@ -368,7 +424,7 @@ class TestUndefined:
         tasks = TaskSet([(np.arange(n)[:, None], np.arange(n)) for n in (6, 12, 12)])
         meta = RefitRegressor(LinearRegression()).fit(tasks)
         message = "'r2' is not defined on 4 of 12 episodes"
-        with pytest.warns(sklearn.exceptions.UndefinedMetricWarning, match=message):
+        with pytest.warns(UndefinedMetricWarning, match=message):
             result = evaluate(meta, tasks, metric="r2", n_episodes=4)
         assert result.summary().loc["r2", "n_tasks"] == 2
 
@@ -413,9 +469,43 @@ class TestNames:
         assert [m.greater_is_better for m in named] == [False, True]
 
     @pytest.mark.parametrize(
+        ("metric", "name"),
+        [
+            (get_scorer("r2"), "r2_score"),
+            (get_scorer("neg_mean_absolute_error"), "neg_mean_absolute_error"),
+            (
+                partial(sklearn.metrics.mean_pinball_loss, alpha=0.1),
+                "mean_pinball_loss",
+            ),
+            (
+                make_scorer(sklearn.metrics.mean_pinball_loss, alpha=0.1),
+                "mean_pinball_loss(alpha=0.1)",
+            ),
+            (make_scorer(lambda y, p: 0.0), "<lambda>"),
+        ],
+    )
+    def test_of_objects(self, metric, name):
+        assert [m.name for m in as_metrics(metric, False)] == [name]
+
+    @pytest.mark.parametrize(
+        ("metric", "meant"),
+        [
+            ("RMSE", "rmse"),
+            ("r2_score", "r2"),
+            ("mean_squared_error", "neg_mean_squared_error"),
+        ],
+    )
+    def test_near_ones(self, metric, meant):
+        with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+            as_metrics(metric, False)
+
+    @pytest.mark.parametrize(
         ("metric", "error", "message"),
         [
-            ("acuracy", ValueError, "'acuracy' is unknown. Choose one of"),
+            ("acuracy", ValueError, r"unknown\. Did you mean 'accuracy'\?"),
+            ("accuracy_score", ValueError, "Did you mean 'accuracy'"),
+            ("Balanced accuracy", ValueError, "Did you mean 'balanced_accuracy'"),
+            ("xyz", ValueError, "'xyz' is unknown. Choose one of"),
             ("rmse", ValueError, "'rmse' is not for classifiers"),
             (3, TypeError, "must be a name, a scorer"),
             ([], ValueError, "metric is empty"),

@@ -354,7 +354,7 @@ class TestBaselines:
         drawn = protocol.draw(tasks, False)
         for cls in (PooledRegressor, PerTaskRegressor):
             meta = cls(Bad()).fit(waves(9, 1))
-            with pytest.raises(ValueError, match=r"task 2 \(episode 0\): .* not finite"):
+            with pytest.raises(ValueError, match=r"task 2 \(episode 0\): .*not fini"):
                 list(episode_predictions(meta, drawn))
 
 
