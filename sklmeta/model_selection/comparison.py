@@ -123,12 +123,13 @@ def evaluate(
     Notes
     -----
     The interval is Student's t over tasks: each task counts once, by the mean over its
-    episodes, since episodes of one task are no independent evidence on other tasks. The
-    episodes of a ClassPool are taken as independent; their interval does not cover what
-    other classes would change. None of the intervals covers what another
-    meta-training would change. With about ten tasks, most of them near the ceiling, t
-    intervals are too narrow: 90 % instead of 95 % of them cover the mean where
-    accuracies are distributed as Beta(19, 1).
+    episodes, since episodes of one task are no independent evidence on other tasks; one
+    that is given twice, as in a bootstrap over tasks, counts twice. The episodes of a
+    ClassPool are taken as independent; their interval does not cover what other classes
+    would change. None of the intervals covers what another meta-training would change.
+    With about ten tasks, most of them near the ceiling, t intervals are too narrow:
+    90 % instead of 95 % of them cover the mean where accuracies are distributed as
+    Beta(19, 1).
 
     Where a metric has no value, as ROC AUC on query rows that lack a class, `scores`
     holds NaN, and one warning says how often; means leave such episodes out.
