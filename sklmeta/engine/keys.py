@@ -12,12 +12,18 @@ References
 
 from __future__ import annotations
 
+from math import prod
+
+import torch
 from torch import Tensor
 
 __all__ = ["LAST", "random_keys", "stream"]
 
 LAST = 2**63 - 1
 """The largest key: sorts behind every other."""
+
+# What a processor's cache holds: three times as fast as millions in one go.
+_KEYS_AT_ONCE = 2**15
 
 # The constants of SplitMix64 as the signed integers that torch computes with.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -55,7 +61,17 @@ def random_keys(streams: Tensor, position: Tensor) -> Tensor:
     Tensor of int64, of the broadcast shape
         Uniform on [0, 2**63).
     """
-    return _mix(streams + position * _GAMMA).bitwise_and_(LAST)
+    steps = position * _GAMMA
+    shape = torch.broadcast_shapes(streams.shape, steps.shape)
+    n_together = max(1, _KEYS_AT_ONCE // max(1, prod(shape[1:])))
+    if steps.dim() == len(shape) or shape[0] <= n_together:
+        return _mix(streams + steps).bitwise_and_(LAST)
+    keys = torch.empty(shape, dtype=torch.int64)
+    for part, own in zip(
+        keys.split(n_together), streams.split(n_together), strict=True
+    ):
+        torch.bitwise_and(_mix(own + steps), LAST, out=part)
+    return keys
 
 
 def _mix(z: Tensor) -> Tensor:

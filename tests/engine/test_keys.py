@@ -52,3 +52,12 @@ def test_inputs_are_not_changed():
     seeds, positions = torch.arange(5), torch.arange(5)
     random_keys(stream(seeds), positions)
     assert seeds.tolist() == positions.tolist() == list(range(5))
+
+
+def test_many_are_what_each_stream_gives_alone():
+    streams = stream(torch.arange(70))[:, None, None]
+    positions = (torch.arange(3) * 2**32)[:, None] + torch.arange(400)
+    together = random_keys(streams, positions)
+    assert together.shape == (70, 3, 400)  # more than are made in one go
+    alone = [random_keys(own, positions) for own in streams]
+    assert torch.equal(together, torch.stack(alone))
