@@ -242,24 +242,39 @@ def _decoded(
     bad = (~finite_rows(outputs, meta._classifies) & index.query_mask).any(1)
     if bad.any():
         raise diverged(meta, drawn.label(int(bad.int().argmax())))
-    truth, sizes = drawn.y, drawn.query.size.tolist()
+    sizes = drawn.query.size.tolist()
+    y_true = drawn.y[index.query.numpy()]  # (B, Q) or (B, Q, n_outputs), padded
     if not meta._classifies:
         y_pred = preparation.decode_targets(outputs.numpy())
         return [
-            _numbers(truth[drawn.query_rows(e)], y_pred[e, :size])
-            for e, size in enumerate(sizes)
+            _numbers(y_true[e, :size], y_pred[e, :size]) for e, size in enumerate(sizes)
         ]
     best = outputs.nan_to_num().argmax(-1).numpy()
     proba = None
     if response == "predict_proba":
         proba = torch.softmax(outputs.double(), -1).numpy()
+    labels, n_ways = _labels_of_ways(drawn, preparation)
+    y_pred = np.take_along_axis(labels, best, axis=1)
     found = []
-    for e, size in enumerate(sizes):
-        classes = drawn.classes_of(e) if drawn.is_local else preparation.classes
-        own = None if proba is None else proba[e, :size, : len(classes)]
-        y_true, y_pred = truth[drawn.query_rows(e)], classes[best[e, :size]]
-        found.append(EpisodePrediction(y_true, y_pred, classes, own))
+    for e, (size, n_way) in enumerate(zip(sizes, n_ways, strict=True)):
+        own = None if proba is None else proba[e, :size, :n_way]
+        pair = y_true[e, :size], y_pred[e, :size]
+        found.append(EpisodePrediction(*pair, labels[e, :n_way], own))
     return found
+
+
+def _labels_of_ways(
+    drawn: DrawnEpisodes, preparation: Preparation
+) -> tuple[NDArray[Any], list[int]]:
+    """Return the label of each way of each episode, padded, and how many there are."""
+    if drawn.classes is None:
+        classes = preparation.classes
+        assert classes is not None
+        labels = np.broadcast_to(classes, (len(drawn), len(classes)))
+        return labels, [len(classes)] * len(drawn)
+    assert drawn.labels is not None
+    codes, _, _ = drawn.classes.padded()
+    return drawn.labels[codes.numpy()], drawn.classes.size.tolist()
 
 
 def _numbers(
