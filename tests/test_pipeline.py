@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -889,8 +890,11 @@ def test_stock_pipelines_take_rounding_for_no_other_rows():
     tasks = TaskSet.from_arrays(X, y, [f"t{i // 10}" for i in range(200)])
     pca = TaskTransformer(PCA(5, svd_solver="full"))  # rounds otherwise in transform
     stock = make_pipeline(pca, clone(REGRESSOR)).fit(tasks)
-    for n_tasks in range(1, 6):
-        stock.score(tasks[:n_tasks])
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always", TaskLeakageWarning)
+        for n_tasks in range(1, 6):
+            stock.score(tasks[:n_tasks])
+    assert not record
 
 
 # Refusals -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ episodes and first weights depend on `random_state`, workers compute with one th
     pip install dask distributed
     python dask_search.py
 
-takes less than a minute on two cores, and downloads nothing.
+takes a minute or two on two cores, and downloads nothing.
 
 With Ray, `pip install ray`, the lines in `on_the_cluster` are these, and find the same:
 

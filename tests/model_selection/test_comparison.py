@@ -1,6 +1,7 @@
 """evaluate and compare: tidy scores, honest intervals, the same episodes for all."""
 
 import pickle
+import warnings
 from dataclasses import replace
 
 import joblib
@@ -407,13 +408,19 @@ class TestTrainingTasks:
     def test_names_that_nobody_gave(self):
         """Two sets of tasks without names are numbered alike."""
         train, test = (TaskSet([(t.X, t.y) for t in one]) for one in (TRAIN, LINES))
-        evaluate(PooledRegressor().fit(train), test, n_episodes=1)
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            evaluate(PooledRegressor().fit(train), test, n_episodes=1)
+        assert not record
 
     def test_who_learns_nothing_from_tasks(self):
         per_task = PerTaskRegressor().fit(TRAIN)
-        evaluate(per_task, TRAIN, n_episodes=1)
         methods = {"a": per_task, "b": PerTaskRegressor(LinearRegression())}
-        compare(methods, TRAIN, train_tasks=TRAIN, n_episodes=1)
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            evaluate(per_task, TRAIN, n_episodes=1)
+            compare(methods, TRAIN, train_tasks=TRAIN, n_episodes=1)
+        assert not record
 
     def test_compare_of_fitted_ones(self, maml):
         methods = {"maml": maml, "per task": PerTaskRegressor().fit(TRAIN)}
@@ -436,7 +443,11 @@ class TestTrainingTasks:
             compare(methods, self.BOTH, train_tasks=TRAIN)
 
     def test_folds_do_not_overlap(self, maml):
-        compare({"maml": maml, "ridge": MetaRidge()}, TRAIN, cv=2, n_episodes=1)
+        methods = {"maml": maml, "ridge": MetaRidge()}
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            compare(methods, TRAIN, cv=2, n_episodes=1)
+        assert not record
 
 
 @pytest.mark.parametrize("fitted", [True, False])
