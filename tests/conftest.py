@@ -27,3 +27,11 @@ def data_home():
     if not Path(folder).is_dir():
         pytest.skip(f"real data needed: SKLMETA_DATA={folder} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """Seed torch's global generator: layers made in tests do not depend on the order
+    or the process the tests run in.
+    """
+    torch.manual_seed(0)
