@@ -62,7 +62,7 @@ def make_meta(args: argparse.Namespace) -> MAMLRegressor:
     network = paper_network if is_paper else default_network
     return MAMLRegressor(
         functools.partial(network, seed=args.seed),
-        head="none" if is_paper else "linear",
+        head="none" if is_paper else "auto",
         inner_lr=0.01,
         inner_steps=1,
         n_shot=args.train_shots,

@@ -24,6 +24,9 @@ default=("local", "shared", "numbers")
         With which tasks the support rows change what is predicted: tasks with local
         labels, with shared labels, with numbers to predict. With the others,
         predictions must not depend on the support rows.
+    any_number_of_ways : bool, default=True
+        Whether, with local labels, a new task may have more ways than those of
+        meta-training. If False, such a task must be refused.
     episodic : bool, default=False
         Whether a torch learner is trained by gradients on episodes, as by
         `EpisodicMetaLearner`: there are `learner_`, `history_` and `n_iter_`, the
@@ -45,4 +48,5 @@ default=("local", "shared", "numbers")
 
     learns_from_tasks: bool = True
     uses_support: tuple[str, ...] = ("local", "shared", "numbers")
+    any_number_of_ways: bool = True
     episodic: bool = False

@@ -26,6 +26,7 @@ from sklmeta.engine.batches import Episodes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
 from sklmeta.engine.inference import moved_to, on_cpu
 from sklmeta.engine.learner import Learner
+from sklmeta.engine.spec import bounds
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
 from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
 
@@ -85,12 +86,26 @@ def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
     n_features = feature_size(backbone, shape)
     generator = torch.Generator().manual_seed(seed)
     learner = estimator._make_learner(
-        backbone, n_features, preparation.n_outputs, generator
+        backbone,
+        n_features,
+        preparation.n_outputs,
+        _training_ways(estimator, preparation),
+        generator,
     )
     if preparation.is_image:
         # The layout that convolutions are fastest in, and images come in.
         learner = learner.to(memory_format=torch.channels_last)
     return learner
+
+
+def _training_ways(estimator: Any, preparation: Preparation) -> int | None:
+    """Return the most ways that a training episode can have, with local labels."""
+    if preparation.most_ways is None:
+        return None
+    n_way = episode_spec(estimator, preparation).n_way
+    if n_way is None:
+        return preparation.usual_ways
+    return min(preparation.most_ways, bounds(n_way)[1])
 
 
 def episode_spec(
@@ -182,13 +197,22 @@ def train(
     optimizer_state: dict[str, Any] | None,
     n_updates: int,
     seed: int,
+    *,
+    n_done_before: int = 0,
+    has_plan: bool = True,
 ) -> TrainingResult:
-    """Run the outer loop on `learner`, in place, by the estimator's parameters."""
+    """Run the outer loop on `learner`, in place, by the estimator's parameters.
+
+    `n_done_before` counts the updates that it goes on from; without a plan, nobody
+    knows how many are to come.
+    """
     sizes = [f"{n} (now {getattr(estimator, n)!r})" for n in estimator._step_sizes]
     options = TrainingOptions(
         optimizer=estimator.optimizer,
         outer_lr=estimator.outer_lr,
         n_updates=n_updates,
+        n_done_before=n_done_before,
+        has_plan=has_plan,
         eval_every=estimator.eval_every,
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
         callbacks=estimator.callbacks or (),

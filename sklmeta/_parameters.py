@@ -28,6 +28,14 @@ __all__ = [
     "with_common_parameters",
 ]
 
+NORMALIZE_Y = """\
+normalize_y : bool or "task", default=True
+    Scale targets to mean 0 and standard deviation 1 over the meta-training tasks;
+    "task" takes level and spread from each task's support rows, shrunk towards what the
+    meta-training tasks have in common.
+
+"""
+
 COMMON_PARAMETERS = """\
 n_way : int, (int, int) or None, default=None
     Ways of a training episode, with local labels: a number, a range drawn per episode,
@@ -132,10 +140,11 @@ def with_common_parameters(cls: Class) -> Class:
 
     The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
     """
+    scale = "" if getattr(cls, "_classifies", True) else NORMALIZE_Y
     return filled_in(
         cls,
         {
-            "<common parameters>": COMMON_PARAMETERS,
+            "<common parameters>": scale + COMMON_PARAMETERS,
             "<common attributes>": COMMON_ATTRIBUTES,
         },
     )

@@ -61,6 +61,9 @@ class TaskSchema(ABC):
         Shared labels, sorted.
     n_outputs : int or None
         Classes or targets; None with local labels.
+    most_ways, usual_ways : int or None
+        With local labels: the most classes that an episode of the meta-training tasks
+        can have, and that it has unless `n_way` says otherwise.
     flat_y : bool
         Whether targets came with one axis.
     """
@@ -73,6 +76,8 @@ class TaskSchema(ABC):
     labels: str | None = None
     classes: NDArray[Any] | None = None
     n_outputs: int | None = None
+    most_ways: int | None = None
+    usual_ways: int | None = None
     flat_y: bool = True
 
     @classmethod
@@ -108,13 +113,17 @@ class TaskSchema(ABC):
 
     def _with_local_labels(self, tasks: TaskSet | ClassPool, rows: PooledRows) -> Self:
         if isinstance(tasks, TaskSet):
-            _checks.sorted_classes(_checks.label_column(rows, task_names(tasks)))
-        elif len(tasks) < 2:
+            y = _checks.label_column(rows, task_names(tasks))
+            _checks.sorted_classes(y)
+            most = max(len(np.unique(y[rows.task(t)])) for t in range(len(rows)))
+            return replace(self, labels="local", most_ways=most, usual_ways=most)
+        if len(tasks) < 2:
             raise ValueError(
                 f"{self.settings.name} needs a ClassPool of at least 2 classes, "
                 f"got {len(tasks)} class."
             )
-        return replace(self, labels="local")
+        most, usual = len(tasks), min(len(tasks), 5)
+        return replace(self, labels="local", most_ways=most, usual_ways=usual)
 
     def _with_shared_labels(
         self, tasks: TaskSet, rows: PooledRows, listed: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -19,20 +19,47 @@ from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
 from sklmeta._preparation import Preparation
 from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
+from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
-from sklmeta.base import BaseMetaLearner
+from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.training import TrainingResult
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
-__all__ = ["EpisodicMetaLearner"]
+__all__ = ["CommonParameters", "EpisodicMetaLearner", "EpisodicRegressorMixin"]
+
+
+class CommonParameters(TypedDict, total=False):
+    """What `EpisodicMetaLearner` takes, for subclasses that pass it on by name."""
+
+    n_way: Any
+    n_shot: Any
+    n_query: Any
+    support_order: str
+    small_tasks: str
+    image_shape: Any
+    normalize_x: bool
+    outer_lr: float
+    optimizer: Any
+    batch_size: int
+    max_iter: int
+    eval_every: int
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    callbacks: Any
+    device: Any
+    warm_start: bool
+    random_state: Any
+    verbose: int
 
 
 class EpisodicMetaLearner(BaseMetaLearner):
     """Base of the meta-learners that train by gradients on episodes.
 
-    Subclasses add their parameters, `_make_learner`, and one of the two mixins of
-    `sklmeta.base`.
+    Subclasses add their parameters, `_make_learner`, and `MetaClassifierMixin` or
+    `EpisodicRegressorMixin`. Their ``__init__`` names their own parameters and passes
+    the others on as ``**common``; the signature then shows them all.
     """
 
     learner_: Learner
@@ -101,6 +128,10 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self.random_state = random_state
         self.verbose = verbose
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        spell_out(cls, EpisodicMetaLearner)
+
     # What subclasses say ---------------------------------------------------------
 
     def _make_learner(
@@ -108,9 +139,14 @@ class EpisodicMetaLearner(BaseMetaLearner):
         backbone: nn.Module,
         n_features: int,
         n_outputs: int | None,
+        n_ways: int | None,
         generator: torch.Generator,
     ) -> Learner:
-        """Return a new torch learner on `backbone`, which gives `n_features`."""
+        """Return a new torch learner.
+
+        `backbone` gives `n_features`. There are `n_outputs` shared classes or targets;
+        with local labels it is None, and training episodes have up to `n_ways`.
+        """
         raise NotImplementedError
 
     def _check_parameters(self) -> None:
@@ -180,7 +216,14 @@ class EpisodicMetaLearner(BaseMetaLearner):
         seen = _leakage.fingerprints(train_tasks)
         state = _meta_training.resumed_optimizer(self) if goes_on else None
         result = _meta_training.train(
-            self, learner, stream, validation, state, self.max_iter, seeds.dropout
+            self,
+            learner,
+            stream,
+            validation,
+            state,
+            self.max_iter,
+            seeds.dropout,
+            n_done_before=self.n_iter_ if goes_on else 0,
         )
         return self._install(preparation, learner, result, seen, goes_on)
 
@@ -226,7 +269,15 @@ class EpisodicMetaLearner(BaseMetaLearner):
         seen = _leakage.fingerprints(tasks)
         state = _meta_training.resumed_optimizer(self) if goes_on else None
         result = _meta_training.train(
-            self, learner, iter(batches), None, state, len(batches), seeds.dropout
+            self,
+            learner,
+            iter(batches),
+            None,
+            state,
+            len(batches),
+            seeds.dropout,
+            n_done_before=self.n_iter_ if goes_on else 0,
+            has_plan=False,
         )
         return self._install(preparation, learner, result, seen, goes_on)
 
@@ -316,6 +367,20 @@ class EpisodicMetaLearner(BaseMetaLearner):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "learner_")
+
+
+class EpisodicRegressorMixin(MetaRegressorMixin):
+    """What regressors add to `EpisodicMetaLearner`."""
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        normalize_y: bool | str = True,
+        **parameters: Any,
+    ) -> None:
+        super().__init__(backbone, **parameters)
+        self.normalize_y = normalize_y
 
 
 def _to_cpu(leaf: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import nn
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.normalization import TaskBatchNorm, batch_statistics
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.gradient import MAML, maml
+from sklmeta.gradient import MAML
 
 GPU = "cuda"
 
@@ -99,7 +99,7 @@ def test_second_order_gradients_are_those_of_the_cpu(
     )
     episodes = make_episodes(shape)
     expected = meta_gradients(learner, episodes, "cpu", torch.float64)
-    monkeypatch.setattr(maml, "mapping_method", lambda module, device: method)
+    monkeypatch.setattr(network, "mapping_method", lambda module, device: method)
     found = meta_gradients(learner, episodes, GPU, torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
     single = meta_gradients(learner, episodes, GPU, torch.float32)

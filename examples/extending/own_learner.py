@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from sklmeta import MAMLRegressor
-from sklmeta.base import MetaRegressorMixin
 from sklmeta.datasets import make_sinusoids
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner
-from sklmeta.episodic import EpisodicMetaLearner
+from sklmeta.episodic import EpisodicMetaLearner, EpisodicRegressorMixin
 from sklmeta.utils.learner_checks import check_meta_learner
 
 
@@ -48,35 +47,14 @@ class RidgeHead(Learner):
         return torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
 
 
-class RidgeHeadRegressor(MetaRegressorMixin, EpisodicMetaLearner):
-    """The scikit-learn face: parameters, and how to make the torch learner.
+class RidgeHeadRegressor(EpisodicRegressorMixin, EpisodicMetaLearner):
+    """The scikit-learn face: how to make the torch learner.
 
-    List those of the shared parameters that users should set; `EpisodicMetaLearner` has
-    all of them.
+    Parameters of your own go into an ``__init__(self, backbone=None, *, penalty=1.0,
+    **common)`` that stores them and hands ``**common`` to ``super().__init__``.
     """
 
-    def __init__(
-        self,
-        backbone=None,
-        *,
-        n_shot=5,
-        normalize_y=True,
-        outer_lr=1e-3,
-        max_iter=1000,
-        warm_start=False,
-        random_state=None,
-    ):
-        super().__init__(
-            backbone,
-            n_shot=n_shot,
-            outer_lr=outer_lr,
-            max_iter=max_iter,
-            warm_start=warm_start,
-            random_state=random_state,
-        )
-        self.normalize_y = normalize_y
-
-    def _make_learner(self, backbone, n_features, n_outputs, generator):
+    def _make_learner(self, backbone, n_features, n_outputs, n_ways, generator):
         return RidgeHead(backbone)
 
 

@@ -7,6 +7,7 @@ batches of T tasks and knows nothing of scikit-learn, episodes' origin or traini
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +17,7 @@ from sklmeta.backbones.normalization import uses_batch_statistics
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.losses import cross_entropy, squared_error
 
-__all__ = ["Learner", "State", "way_mask"]
+__all__ = ["Learner", "Progress", "State", "way_mask"]
 
 State = Any
 """What `adapt` returns: a tree (dict, tuple) of tensors whose leading axis is T."""
@@ -25,6 +26,27 @@ State = Any
 def way_mask(n_way: Tensor, n_ways: int) -> Tensor:
     """Return which of `n_ways` padded ways each task has, of shape (T, N)."""
     return torch.arange(n_ways, device=n_way.device) < n_way.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far meta-training has come.
+
+    Attributes
+    ----------
+    n_done : int
+        Meta-updates made, those of earlier fits that this one goes on from included.
+    n_planned : int or None
+        Meta-updates when this fit ends; None where there is no end in sight.
+    """
+
+    n_done: int = 0
+    n_planned: int | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Return the share of the planned updates that are made; 0 without a plan."""
+        return 0.0 if not self.n_planned else self.n_done / self.n_planned
 
 
 class WeightsId:
@@ -38,8 +60,9 @@ class Learner(nn.Module):
     named in `adaptation_options` are read at adaptation time and can be changed on a
     shared copy by `with_options` without touching the weights. `transductive` says
     that `predict` normalises query rows by the query batch's own statistics, which must
-    then not be cut; `sees_features`, that rows are features made once for all episodes,
-    in the precision they are to be compared in.
+    then not be cut; `progress` is kept up to date by meta-training, for learners whose
+    loss changes on the way; `sees_features` says that rows are features made once for
+    all episodes, in the precision they are to be compared in.
 
     Parameters
     ----------
@@ -55,6 +78,7 @@ class Learner(nn.Module):
     adaptation_options: ClassVar[tuple[str, ...]] = ()
     transductive: bool = False
     sees_features: bool = False
+    progress: Progress = Progress()
 
     def __init__(self, task_type: str) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklmeta.engine.batches import Episodes
-from sklmeta.engine.learner import Learner
+from sklmeta.engine.learner import Learner, Progress
 from sklmeta.engine.mapping import tasks_per_pass
 from sklmeta.exceptions import MetaTrainingError
 
@@ -43,6 +43,8 @@ class TrainingOptions:
     optimizer: str | type[torch.optim.Optimizer] = "adam"
     outer_lr: float = 1e-3
     n_updates: int = 1000
+    n_done_before: int = 0
+    has_plan: bool = True
     eval_every: int = 100
     patience: int | None = None
     callbacks: Sequence[Any] = ()
@@ -69,6 +71,8 @@ class _EpisodeNet(NeuralNet):
 
     remedy = ""
     n_updates_done = 0
+    n_done_before = 0
+    n_planned: int | None = None
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         return X, y
@@ -78,6 +82,8 @@ class _EpisodeNet(NeuralNet):
 
     def train_step_single(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
         self._set_training(True)
+        n_done = self.n_done_before + self.n_updates_done
+        self.module_.progress = Progress(n_done, self.n_planned)
         total = torch.zeros((), device=batch.support.x.device)
         for part in self._parts(batch):
             loss = self.module_.meta_loss(part).sum() / len(batch)
@@ -232,6 +238,9 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
         **settings,
     )
     net.remedy = options.remedy
+    net.n_done_before = options.n_done_before
+    if options.has_plan:
+        net.n_planned = options.n_done_before + options.n_updates
     return net
 
 

@@ -23,7 +23,7 @@ arXiv:1703.05175.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from sklmeta.backbones.normalization import mixes_rows
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State
-from sklmeta.episodic import EpisodicMetaLearner
+from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
 
@@ -266,50 +266,9 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         *,
         metric: str = "sqeuclidean",
         temperature: float | None = None,
-        n_way: Any = None,
-        n_shot: Any = 5,
-        n_query: Any = 15,
-        support_order: str = "random",
-        small_tasks: str = "shrink",
-        image_shape: Any = None,
-        normalize_x: bool = True,
-        outer_lr: float = 1e-3,
-        optimizer: Any = "adam",
-        batch_size: int = 16,
-        max_iter: int = 1000,
-        eval_every: int = 100,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        callbacks: Any = None,
-        device: Any = "auto",
-        warm_start: bool = False,
-        random_state: Any = None,
-        verbose: int = 0,
+        **common: Unpack[CommonParameters],
     ) -> None:
-        super().__init__(
-            backbone,
-            n_way=n_way,
-            n_shot=n_shot,
-            n_query=n_query,
-            support_order=support_order,
-            small_tasks=small_tasks,
-            image_shape=image_shape,
-            normalize_x=normalize_x,
-            outer_lr=outer_lr,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            max_iter=max_iter,
-            eval_every=eval_every,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            callbacks=callbacks,
-            device=device,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        super().__init__(backbone, **common)
         self.metric = metric
         self.temperature = temperature
 
@@ -324,6 +283,7 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         backbone: nn.Module,
         n_features: int,
         n_outputs: int | None,
+        n_ways: int | None,
         generator: torch.Generator,
     ) -> ProtoNet:
         return ProtoNet(

@@ -276,6 +276,22 @@ def check_unseen_ways(name: str, meta: Any, problem: Problem) -> None:
         assert set(adapted.predict(new.X)) <= set(new.classes)
 
 
+def check_refuses_more_ways(name: str, meta: Any, problem: Problem) -> None:
+    """Check that more ways than in meta-training are refused, fewer are taken."""
+    fitted = problem.quick(meta).fit(problem.tasks())
+    pool = problem.class_pool()
+    proba = fitted.adapt(pool[:2].X, pool[:2].y).predict_proba(pool[:2].X)
+    assert proba.shape == (len(pool[:2].X), 2)
+    new = pool[: N_WAYS + 1]
+    with must_raise(
+        ValueError,
+        f"{name} does not take any number of ways by its tags, and has to refuse more "
+        "than in meta-training.",
+        match=f"{N_WAYS + 1} classes",
+    ):
+        fitted.adapt(new.X, new.y)
+
+
 def check_missing_classes(name: str, meta: Any, problem: Problem) -> None:
     """Check that with shared labels, classes without support rows keep their column."""
     fitted = problem.quick(meta).fit(problem.tasks())

@@ -62,7 +62,6 @@ _OF_KIND: dict[str, tuple[Check, ...]] = {
     "local": (
         *_OF_CLASSIFIERS,
         contract.check_class_pool,
-        contract.check_unseen_ways,
         adaptation.check_label_names,
     ),
     "shared": (*_OF_CLASSIFIERS, contract.check_missing_classes),
@@ -83,6 +82,12 @@ def _by_tags(tags: MetaTags, kind: str) -> Iterator[Check]:
         yield training.check_warm_start
     else:
         yield training.check_starts_anew
+    if kind == "local":
+        yield (
+            contract.check_unseen_ways
+            if tags.any_number_of_ways
+            else contract.check_refuses_more_ways
+        )
     adapts = kind in tags.uses_support
     if tags.learns_from_tasks:
         yield learning.check_beats_untrained

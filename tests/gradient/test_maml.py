@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.normalization import TaskBatchNorm, convert_batch_norm
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.gradient import MAML, maml
+from sklmeta.gradient import MAML, network
 
 N_TASKS, N_SUPPORT, N_QUERY, N_FEATURES, N_WAYS = 3, 6, 5, 4, 3
 
@@ -105,7 +105,7 @@ def assert_finite_differences_agree(learner, episodes, step=1e-6):
 
 @pytest.fixture(params=["loop", "vmap"])
 def method(request, monkeypatch):
-    monkeypatch.setattr(maml, "mapping_method", lambda module, device: request.param)
+    monkeypatch.setattr(network, "mapping_method", lambda module, device: request.param)
     return request.param
 
 
@@ -159,7 +159,7 @@ def test_loop_and_vmap_agree(monkeypatch, backbone, first_order):
     episodes = make_episodes(shape, "local")
     found = {}
     for method in ("loop", "vmap"):
-        monkeypatch.setattr(maml, "mapping_method", lambda *_, m=method: m)
+        monkeypatch.setattr(network, "mapping_method", lambda *_, m=method: m)
         found[method] = meta_gradient(learner, episodes)
     torch.testing.assert_close(found["loop"][0], found["vmap"][0])
     assert_same_gradients(found["loop"][1], found["vmap"][1])

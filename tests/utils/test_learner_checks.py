@@ -42,7 +42,7 @@ def learning_by(learner_class):
     """Return ProtoNetClassifier with another torch learner."""
 
     class Broken(ProtoNetClassifier):
-        def _make_learner(self, backbone, n_features, n_outputs, generator):
+        def _make_learner(self, backbone, n_features, n_outputs, n_ways, generator):
             return learner_class(backbone, n_outputs, metric=self.metric)
 
     return Broken(**QUICK)
