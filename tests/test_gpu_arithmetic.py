@@ -9,7 +9,7 @@ from torch import nn
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.normalization import TaskBatchNorm, batch_statistics
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.gradient import MAML
+from sklmeta.gradient import MAML, network
 
 GPU = "cuda"
 
