@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.learner import Learner, Progress
-from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.engine.updates import Update, UpdateOptions, make_update, parts_of
 from sklmeta.exceptions import MetaTrainingError
 
 __all__ = ["OPTIMIZERS", "TrainingOptions", "TrainingResult", "meta_train"]
@@ -50,6 +50,7 @@ class TrainingOptions:
     callbacks: Sequence[Any] = ()
     verbose: int = 0
     remedy: str = "Lower outer_lr."
+    update: UpdateOptions = field(default_factory=UpdateOptions)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class _NoCriterion(nn.Module):
 class _EpisodeNet(NeuralNet):
     """skorch net whose batches are `Episodes` and whose module is a learner."""
 
+    update: Update
     remedy = ""
     n_updates_done = 0
     n_done_before = 0
@@ -84,11 +86,7 @@ class _EpisodeNet(NeuralNet):
         self._set_training(True)
         n_done = self.n_done_before + self.n_updates_done
         self.module_.progress = Progress(n_done, self.n_planned)
-        total = torch.zeros((), device=batch.support.x.device)
-        for part in self._parts(batch):
-            loss = self.module_.meta_loss(part).sum() / len(batch)
-            loss.backward()
-            total += loss.detach()
+        total = self.update(batch)
         self._refuse_non_finite(total)
         return {"loss": total, "y_pred": None}
 
@@ -102,13 +100,9 @@ class _EpisodeNet(NeuralNet):
         with torch.no_grad():
             total = sum(
                 self.module_.meta_loss(part).sum() / len(batch)
-                for part in self._parts(batch)
+                for part in parts_of(self.module_, batch)
             )
         return {"loss": total, "y_pred": None}
-
-    def _parts(self, batch: Episodes) -> Iterator[Episodes]:
-        size = tasks_per_pass(self.module_, batch.support.x.device)
-        return batch.parts(size, equal_rows=self.module_.needs_equal_rows)
 
     def _refuse_non_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -186,6 +180,7 @@ def meta_train(
     """
     net = _make_net(learner, options)
     net.initialize()
+    net.update = make_update(net.module_, options.update)
     if optimizer_state is not None:
         # A copy: torch would go on with the tensors of the earlier run's state.
         net.optimizer_.load_state_dict(copy.deepcopy(optimizer_state))

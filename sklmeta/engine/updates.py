@@ -1,0 +1,73 @@
+"""One meta-update's loss and gradients: the one place that decides how they are made.
+
+An update is a callable from a batch of episodes to their mean meta-loss that leaves the
+gradients in ``.grad``. `make_update` chooses the way; no algorithm knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.mapping import tasks_per_pass
+
+__all__ = ["EagerUpdate", "Update", "UpdateOptions", "make_update", "parts_of"]
+
+Update = Callable[[Episodes], Tensor]
+"""Takes a batch, adds gradients of its mean meta-loss to ``.grad``, returns the loss.
+
+The loss is detached, on the batch's device.
+"""
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """How meta-updates are computed; the estimators' parameters of the same names."""
+
+    compile: bool = False
+
+
+def make_update(learner: Learner, options: UpdateOptions | None = None) -> Update:
+    """Return the way to compute meta-updates of `learner`.
+
+    Parameters
+    ----------
+    learner : Learner
+        On the device that it is trained on.
+    options : UpdateOptions, default=None
+        None: the defaults.
+
+    Returns
+    -------
+    callable
+        Takes `Episodes`, adds the gradients of their mean meta-loss to ``.grad`` of
+        the learner's parameters, and returns that loss, detached.
+    """
+    return EagerUpdate(learner)
+
+
+def parts_of(learner: Learner, batch: Episodes) -> Iterator[Episodes]:
+    """Yield a batch in the parts that go through the learner one after another."""
+    size = tasks_per_pass(learner, batch.support.x.device)
+    return batch.parts(size, equal_rows=learner.needs_equal_rows)
+
+
+@dataclass(frozen=True)
+class EagerUpdate:
+    """Loss and gradients as torch's autograd makes them, part by part."""
+
+    learner: Learner
+
+    def __call__(self, batch: Episodes) -> Tensor:
+        """Add the gradients of a batch, and return its mean loss."""
+        total = torch.zeros((), device=batch.support.x.device)
+        for part in parts_of(self.learner, batch):
+            loss = self.learner.meta_loss(part).sum() / len(batch)
+            loss.backward()
+            total += loss.detach()
+        return total
