@@ -5,6 +5,7 @@ Axes: T tasks, S support rows, Q query rows, F features, N ways.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,8 +135,14 @@ class GradientLearner(Learner):
         }
         return weights | self.initial_head(support)
 
-    def initial_head(self, support: Rows) -> TaskWeights:
-        """Return every task's head before adaptation; empty where there is none."""
+    def initial_head(
+        self, support: Rows, features: Callable[[], Tensor] | None = None
+    ) -> TaskWeights:
+        """Return every task's head before adaptation; empty where there is none.
+
+        `features` returns those of the support rows, for heads that start from them;
+        by default those of the backbone as it is.
+        """
         if self.head is None:
             return {}
         if self.n_outputs is None and support.n_way is None:
@@ -143,7 +150,8 @@ class GradientLearner(Learner):
                 f"{type(self).__name__} with local labels (n_outputs=None) needs "
                 "Rows.n_way, the number of ways of each task."
             )
-        start = self.head.start(support, lambda: self.features({}, support.x))
+        features = features or (lambda: self.features({}, support.x))
+        start = self.head.start(support, features)
         return {f"head.{name}": value for name, value in start.items()}
 
     def ways(self, support: Rows) -> Tensor:
@@ -211,6 +219,12 @@ class GradientLearner(Learner):
         Without `statistics`, batch normalisation uses those of the rows.
         """
         features = self.features(below("backbone.", weights), x, statistics)
+        return self.head_outputs(weights, features, ways)
+
+    def head_outputs(
+        self, weights: TaskWeights, features: Tensor, ways: Tensor
+    ) -> Tensor:
+        """Map features (T, S, n_features) to (T, S, N) or (T, S, n_outputs)."""
         if self.head is None:
             return features
         bias, weight = weights["head.bias"], weights["head.weight"]
@@ -226,6 +240,11 @@ class GradientLearner(Learner):
 
         `weights` are called as the backbone's parameters; those missing are its own.
         """
+        if not weights and not self.needs_equal_rows:
+            # Nothing is a task's own: the rows of all tasks are one batch.
+            rows = x.flatten(0, 1).unsqueeze(0)
+            features = map_module(self.backbone, {}, rows, method="loop")[0]
+            return features.unflatten(0, x.shape[:2])
         if not statistics:
             method = mapping_method(self, x.device)
             with batch_statistics(self.backbone):
@@ -241,13 +260,25 @@ class GradientLearner(Learner):
         """Return each layer's mean and variance of the support rows, once adapted."""
         if self.transductive or not self.needs_equal_rows:
             return {}
+        return self.support_features(below("backbone.", weights), x)[1]
 
-        def record(weights: TaskWeights, x: Tensor) -> Statistics:
+    def support_features(
+        self, weights: TaskWeights, x: Tensor
+    ) -> tuple[Tensor, Statistics]:
+        """Return features of support rows (T, S, *F), and their batch statistics.
+
+        Statistics are those that query rows are normalised by: none, where they have
+        their own. `weights` are called as the backbone's parameters.
+        """
+        if self.transductive or not self.needs_equal_rows:
+            return self.features(weights, x), {}
+
+        def record(weights: TaskWeights, x: Tensor) -> tuple[Tensor, Statistics]:
             with batch_statistics(self.backbone, record=True):
-                functional_call(self.backbone, weights, (x,))
-                return recorded_statistics(self.backbone)
+                features = functional_call(self.backbone, weights, (x,))
+                return features, recorded_statistics(self.backbone)
 
-        return self._map(record, below("backbone.", weights), x)
+        return self._map(record, weights, x)
 
     def _map(self, function: TaskFunction, weights: TaskWeights, *args: Any) -> Any:
         """Apply a function of one task's weights and rows to every task."""
