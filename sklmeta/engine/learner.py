@@ -7,8 +7,9 @@ batches of T tasks and knows nothing of scikit-learn, episodes' origin or traini
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Learner(nn.Module):
         If `task_type` is another.
     """
 
-    adaptation_options: ClassVar[tuple[str, ...]] = ()
+    adaptation_options: tuple[str, ...] = ()
     transductive: bool = False
     sees_features: bool = False
     progress: Progress = Progress()
@@ -157,6 +158,15 @@ class Learner(nn.Module):
 
         For learners that see each row only through a module that adaptation leaves as
         it is: rows that come in many episodes are then mapped once. None for others.
+        """
+        return None
+
+    @property
+    def stage(self) -> Hashable:
+        """What tells apart meta-updates that are different sequences of operations.
+
+        While it stays the same, a recorded meta-update may be replayed: what changes
+        with `progress` otherwise must be a parameter or a buffer, written in place.
         """
         return None
 
