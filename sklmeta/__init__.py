@@ -12,7 +12,12 @@ from sklmeta.exceptions import (
     TaskLeakageWarning,
 )
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
-from sklmeta.gradient import MAMLClassifier, MAMLRegressor
+from sklmeta.gradient import (
+    ANILClassifier,
+    ANILRegressor,
+    MAMLClassifier,
+    MAMLRegressor,
+)
 from sklmeta.metric import ProtoNetClassifier
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.tasks import (
@@ -26,6 +31,8 @@ from sklmeta.tasks import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANILClassifier",
+    "ANILRegressor",
     "ClassPool",
     "FewShotClassifier",
     "FewShotRegressor",

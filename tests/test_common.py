@@ -5,6 +5,8 @@ from sklearn.naive_bayes import GaussianNB
 
 import sklmeta
 from sklmeta import (
+    ANILClassifier,
+    ANILRegressor,
     MAMLClassifier,
     MAMLRegressor,
     PerTaskClassifier,
@@ -23,6 +25,8 @@ def small_backbone(input_shape):
 
 
 ESTIMATORS = [
+    ANILClassifier(max_iter=200, outer_lr=5e-3),
+    ANILRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
     MAMLClassifier(inner_lr=0.3, inner_steps=2, max_iter=200, outer_lr=5e-3),
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3

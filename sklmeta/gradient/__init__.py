@@ -1,5 +1,13 @@
 """Optimisation-based meta-learners: adaptation by gradient steps."""
 
+from sklmeta.gradient.anil import ANIL, ANILClassifier, ANILRegressor
 from sklmeta.gradient.maml import MAML, MAMLClassifier, MAMLRegressor
 
-__all__ = ["MAML", "MAMLClassifier", "MAMLRegressor"]
+__all__ = [
+    "ANIL",
+    "MAML",
+    "ANILClassifier",
+    "ANILRegressor",
+    "MAMLClassifier",
+    "MAMLRegressor",
+]

@@ -87,7 +87,9 @@ class GradientMetaLearner(EpisodicMetaLearner):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        heads = self._heads if self._classifies else ("auto", "fixed", "none")
+        heads = self._heads
+        if not self._classifies:
+            heads = tuple(one for one in heads if one in ("auto", "fixed", "none"))
         check_choice("head", self.head, heads)
         check_choice("transductive", self.transductive, (True, False))
 
