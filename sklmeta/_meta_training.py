@@ -20,7 +20,6 @@ from sklmeta import _episodes
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
-from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.backbones.initialization import global_seed
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
@@ -81,9 +80,7 @@ def learn_preparation(
 
 def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
     """Return the estimator's learner with new weights."""
-    shape = preparation.input_shape
-    backbone = build_backbone(estimator.backbone, shape, seed=seed)
-    n_features = feature_size(backbone, shape)
+    backbone, n_features = estimator._make_backbone(preparation.input_shape, seed)
     generator = torch.Generator().manual_seed(seed)
     learner = estimator._make_learner(
         backbone,

@@ -21,6 +21,7 @@ from sklmeta._preparation import Preparation
 from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
 from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
+from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.training import TrainingResult
@@ -133,6 +134,13 @@ class EpisodicMetaLearner(BaseMetaLearner):
         spell_out(cls, EpisodicMetaLearner)
 
     # What subclasses say ---------------------------------------------------------
+
+    def _make_backbone(
+        self, input_shape: tuple[int, ...], seed: int
+    ) -> tuple[nn.Module, int]:
+        """Return a new backbone for rows of a shape, and how many features it gives."""
+        backbone = build_backbone(self.backbone, input_shape, seed=seed)
+        return backbone, feature_size(backbone, input_shape)
 
     def _make_learner(
         self,
