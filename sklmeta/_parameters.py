@@ -13,6 +13,7 @@ import torch
 from sklearn.utils import check_scalar
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, InputShapeSetter
 
+from sklmeta.engine.memory import as_bytes
 from sklmeta.engine.training import OPTIMIZERS
 
 __all__ = [
@@ -101,6 +102,17 @@ device : str or torch.device, default="auto"
     rows of a table are often faster on a CPU than on any GPU. Results of a GPU are
     reproducible up to rounding.
 
+mixed_precision : bool, default=False
+    Run the backbone in bfloat16 in meta-training, by torch's autocast; weights,
+    gradients and losses stay in single precision, and so do adapting and predicting
+    afterwards. Pays for wide nets and images on a GPU with tensor cores.
+
+memory_limit : int, str or None, default=None
+    Bytes that a meta-update, or adapting many tasks at once, may take: an int, or a
+    string such as "4GB". Tasks of a batch are taken in parts that fit, with the same
+    result up to rounding; `fit` refuses what does not fit with one task. None stands
+    for half of what is free on the device.
+
 warm_start : bool, default=False
     Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.
 
@@ -169,9 +181,10 @@ def check_common_parameters(estimator: Any) -> None:
     """
     for name in ("batch_size", "max_iter", "eval_every", "n_iter_no_change"):
         check_integer(name, getattr(estimator, name), 1)
-    for name in ("normalize_x", "early_stopping", "warm_start"):
+    for name in ("normalize_x", "early_stopping", "mixed_precision", "warm_start"):
         check_choice(name, getattr(estimator, name), (True, False))
     check_positive("outer_lr", estimator.outer_lr)
+    as_bytes(estimator.memory_limit)
     check_fraction("validation_fraction", estimator.validation_fraction)
     _check_optimizer(estimator.optimizer)
     _check_callbacks(estimator.callbacks)

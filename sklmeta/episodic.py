@@ -50,6 +50,8 @@ class CommonParameters(TypedDict, total=False):
     n_iter_no_change: int
     callbacks: Any
     device: Any
+    mixed_precision: bool
+    memory_limit: Any
     warm_start: bool
     random_state: Any
     verbose: int
@@ -77,7 +79,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
     )
     _exempt_parameters = (
         *BaseMetaLearner._exempt_parameters,
-        *("device", "n_query", "max_iter", "warm_start", "callbacks"),
+        *("device", "n_query", "max_iter", "warm_start", "callbacks", "memory_limit"),
     )
 
     __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"groups": True}
@@ -103,6 +105,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         n_iter_no_change: int = 10,
         callbacks: Any = None,
         device: Any = "auto",
+        mixed_precision: bool = False,
+        memory_limit: Any = None,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -125,6 +129,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self.n_iter_no_change = n_iter_no_change
         self.callbacks = callbacks
         self.device = device
+        self.mixed_precision = mixed_precision
+        self.memory_limit = memory_limit
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose

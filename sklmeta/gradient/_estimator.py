@@ -32,6 +32,11 @@ transductive : bool, default=False
     Normalise query rows by the query batch's statistics, as the papers' codes do; a
     prediction then depends on the other rows in the call. Acts only where `backbone`
     has batch normalisation.
+
+checkpoint_steps : bool, default=False
+    Meta-train without keeping the graph of the inner steps, which is made again in the
+    backward pass: memory grows by one set of weights per inner step instead, for about
+    one more pass through the inner loop. The same gradients.
 """
 
 Class = TypeVar("Class", bound=type)
@@ -54,6 +59,7 @@ class GradientParameters(CommonParameters, total=False):
 
     head: str
     transductive: bool
+    checkpoint_steps: bool
 
 
 class GradientMetaLearner(EpisodicMetaLearner):
@@ -68,11 +74,13 @@ class GradientMetaLearner(EpisodicMetaLearner):
         *,
         head: str = "auto",
         transductive: bool = False,
+        checkpoint_steps: bool = False,
         **common: Unpack[CommonParameters],
     ) -> None:
         super().__init__(backbone, **common)
         self.head = head
         self.transductive = transductive
+        self.checkpoint_steps = checkpoint_steps
 
     def __sklmeta_tags__(self) -> MetaTags:
         """Say that a head with a vector per way takes no more ways than it has."""
@@ -91,7 +99,8 @@ class GradientMetaLearner(EpisodicMetaLearner):
         if not self._classifies:
             heads = tuple(one for one in heads if one in ("auto", "fixed", "none"))
         check_choice("head", self.head, heads)
-        check_choice("transductive", self.transductive, (True, False))
+        for name in ("transductive", "checkpoint_steps"):
+            check_choice(name, getattr(self, name), (True, False))
 
     def _network_options(
         self, n_features: int, n_outputs: int | None, n_ways: int | None
@@ -111,4 +120,5 @@ class GradientMetaLearner(EpisodicMetaLearner):
             "head": self._local_head,
             "n_ways": n_ways,
             "transductive": self.transductive,
+            "checkpoint_steps": self.checkpoint_steps,
         }

@@ -18,6 +18,7 @@ from sklmeta.backbones.normalization import (
     recorded_statistics,
 )
 from sklmeta.engine.batches import Rows
+from sklmeta.engine.checkpoint import checkpointed
 from sklmeta.engine.learner import Learner, State, way_mask
 from sklmeta.engine.mapping import (
     TaskFunction,
@@ -66,6 +67,8 @@ class GradientLearner(Learner):
         The most ways of a training episode; for ``head="fixed"`` with local labels.
     transductive : bool, default=False
         Normalise query rows by the query batch's own statistics.
+    checkpoint_steps : bool, default=False
+        Make the graph of inner steps again in the backward pass, instead of keeping it.
     generator : torch.Generator, default=None
         Draws the head's initial weights.
     """
@@ -80,6 +83,7 @@ class GradientLearner(Learner):
         head: str = "auto",
         n_ways: int | None = None,
         transductive: bool = False,
+        checkpoint_steps: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(task_type)
@@ -87,6 +91,7 @@ class GradientLearner(Learner):
         self.n_features = n_features
         self.n_outputs = n_outputs
         self.transductive = transductive
+        self.checkpoint_steps = checkpoint_steps
         self.head = self._make_head(head, n_ways, generator)
 
     def _make_head(
@@ -174,6 +179,28 @@ class GradientLearner(Learner):
             weights,
             create_graph=create_graph,
         )
+
+    def take_step(
+        self, step: Callable[[TaskWeights], TaskWeights], weights: TaskWeights
+    ) -> TaskWeights:
+        """Take an inner step, its graph kept or, with `checkpoint_steps`, made again.
+
+        Parameters
+        ----------
+        step : callable
+            Takes every task's weights and returns new ones under the same names. It
+            asks `torch.is_grad_enabled` whether its gradients are to be differentiated,
+            and uses no tensors with a graph but the weights and the learner's own
+            parameters.
+        weights : dict of str to Tensor
+
+        Returns
+        -------
+        dict of str to Tensor
+        """
+        if not (self.checkpoint_steps and torch.is_grad_enabled()):
+            return step(weights)
+        return checkpointed(step, weights, list(self.parameters()))
 
     def state(self, weights: TaskWeights, support: Rows, ways: Tensor) -> State:
         """Return what `predict` needs of adapted weights.

@@ -1,0 +1,452 @@
+"""Memory of a meta-update: measured on one task, predicted for many, kept in bounds.
+
+The backward pass of a meta-update goes through every inner step, so that second-order
+learners keep the graph of them all: memory grows linearly in the inner steps, in the
+tasks taken at once and in their rows. One task is run beforehand, with every storage
+that its operations make counted for as long as it lives; a batch is then taken in
+parts that fit, and what does not fit with a single task is refused before training.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.learner import Learner, Progress
+from sklmeta.engine.modules import no_trace
+
+__all__ = [
+    "MemoryBudget",
+    "MemoryLimitExceeded",
+    "TaskMemory",
+    "as_bytes",
+    "free_bytes",
+    "meta_update",
+    "peak_bytes",
+    "predicted_bytes",
+    "prediction",
+    "shown_bytes",
+    "task_memory",
+]
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+BINARY_UNITS = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SHARE = 0.5  # of what is free, where no limit is given
+
+
+def as_bytes(limit: Any) -> int | None:
+    """Return a limit such as ``"4GB"`` in bytes.
+
+    Parameters
+    ----------
+    limit : int, str or None
+        Bytes; or a number with a unit: B, kB, MB, GB, TB, or KiB, MiB, GiB, TiB.
+
+    Returns
+    -------
+    int or None
+        None where that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is something else, or not above 0.
+
+    Examples
+    --------
+    >>> from sklmeta.engine.memory import as_bytes
+    >>> as_bytes("1.5 GB")
+    1500000000
+    >>> as_bytes("2MiB")
+    2097152
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | str):
+        raise TypeError(
+            "memory_limit must be a number of bytes, a string such as '4GB', or None; "
+            f"got {limit!r}."
+        )
+    n_bytes = limit if isinstance(limit, int) else _parsed(limit)
+    if n_bytes is None or n_bytes < 1:
+        raise ValueError(
+            "memory_limit must be a number of bytes above 0, or a string such as "
+            f"'500MB' or '4GiB'; got {limit!r}."
+        )
+    return n_bytes
+
+
+def _parsed(text: str) -> int | None:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*?)B?\s*", text, re.IGNORECASE)
+    factor = None if found is None else (UNITS | BINARY_UNITS).get(found[2].upper())
+    return None if found is None or factor is None else int(float(found[1]) * factor)
+
+
+def shown_bytes(n_bytes: float) -> str:
+    """Return a number of bytes as people read it.
+
+    Examples
+    --------
+    >>> from sklmeta.engine.memory import shown_bytes
+    >>> shown_bytes(2_340_000)
+    '2.34 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
+
+
+# What is free -----------------------------------------------------------------------
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device, None where nobody tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device)
+        return free + cached - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    found = [n for n in (_free_of_system(), _free_of_group()) if n is not None]
+    return min(found, default=None)
+
+
+def _free_of_system() -> int | None:
+    if sys.platform != "linux":
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        except (AttributeError, OSError, ValueError):
+            return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"))
+    return None if found is None else int(found[1]) * 1024
+
+
+def _free_of_group() -> int | None:
+    """Return what the container's control group leaves, None without a bound."""
+    folder = "/sys/fs/cgroup"
+    names = ("memory.max", "memory.current", "memory.stat")
+    most, used, stat = (_text(f"{folder}/{name}") for name in names)
+    if not (most.strip().isdigit() and used.strip().isdigit()):
+        return None
+    cached = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)
+    return int(most) - int(used) + (0 if cached is None else int(cached[1]))
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+# What a computation takes -----------------------------------------------------------
+
+
+class MemoryLimitExceeded(Exception):
+    """A computation was stopped because it took more than it may."""
+
+
+class _LiveStorages(TorchDispatchMode):
+    """Adds up the storages that operations make, for as long as they live."""
+
+    def __init__(self, known: Iterable[Tensor], limit: int | None) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.limit = limit
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
+                self._add(leaf)
+        if self.limit is not None and self.live > self.limit:
+            raise MemoryLimitExceeded
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.sizes or key in self.known:
+            return
+        self.sizes[key] = storage.nbytes()
+        weakref.finalize(storage, self._drop, key)
+        self.live += self.sizes[key]
+        self.peak = max(self.peak, self.live)
+
+    def _drop(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+
+
+def peak_bytes(
+    function: Callable[[], Any],
+    known: Iterable[Tensor] = (),
+    limit: int | None = None,
+) -> int:
+    """Return the most bytes that the tensors made by a function take at one time.
+
+    Parameters
+    ----------
+    function : callable
+        Run once. What it returns lives until the end.
+    known : iterable of Tensor
+        Those that are there before, which are not counted.
+    limit : int, default=None
+        Stops as soon as more is taken.
+
+    Returns
+    -------
+    int
+        Working memory inside an operation is not seen.
+
+    Raises
+    ------
+    MemoryLimitExceeded
+        If `limit` is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklmeta.engine.memory import peak_bytes
+    >>> peak_bytes(lambda: torch.zeros(1000).exp().sum())
+    8000
+    """
+    with _LiveStorages(known, limit) as counted:
+        kept = function()
+    del kept
+    return counted.peak
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """Bytes that a pass takes: a part that all tasks share, and one for each.
+
+    Attributes
+    ----------
+    shared, per_task : int
+        Bytes, for tasks of `n_rows` rows.
+    n_rows : int
+        Support and query rows of a task.
+    """
+
+    shared: int
+    per_task: int
+    n_rows: int
+
+    def of(self, n_tasks: int, n_rows: int) -> int:
+        """Return the bytes of a pass; more rows are counted in proportion."""
+        return self.shared + n_tasks * self._per_task(n_rows)
+
+    def n_tasks(self, limit: int, n_rows: int) -> int:
+        """Return how many tasks fit; 0 where not even one does."""
+        return max(0, limit - self.shared) // max(1, self._per_task(n_rows))
+
+    def _per_task(self, n_rows: int) -> int:
+        return int(self.per_task * max(1.0, n_rows / self.n_rows))
+
+
+Pass = Callable[[Learner, Episodes], Any]
+"""What is measured: a meta-update, or adapting and predicting."""
+
+
+def meta_update(learner: Learner, episodes: Episodes) -> Any:
+    """Return the meta-gradient of episodes; ``.grad`` is left alone."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    loss = learner.meta_loss(episodes).sum()
+    if not loss.requires_grad:
+        return loss
+    return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
+def prediction(learner: Learner, episodes: Episodes) -> Any:
+    """Return the outputs for query rows, without a graph."""
+    with torch.no_grad():
+        state = learner.adapt(episodes.support)
+        return state, learner.predict(state, episodes.query.x)
+
+
+def task_memory(
+    learner: Learner,
+    episodes: Episodes,
+    run: Pass = meta_update,
+    *,
+    apart: bool = True,
+    limit: int | None = None,
+) -> TaskMemory:
+    """Measure the memory of a pass on one task, and on two.
+
+    Parameters
+    ----------
+    learner : Learner
+        Left as it is.
+    episodes : Episodes
+        Of which the first is run, twice over for two tasks.
+    run : callable, default=meta_update
+        What is measured.
+    apart : bool, default=True
+        Tell what tasks share from what each takes, by a run on two.
+    limit : int, default=None
+        Stops as soon as a single task takes more.
+
+    Returns
+    -------
+    TaskMemory
+
+    Raises
+    ------
+    MemoryLimitExceeded
+        If one task takes more than `limit`.
+    """
+    n_rows = _n_rows(episodes)
+    one = _peak(learner, episodes, run, 1, limit)
+    if not apart:
+        return TaskMemory(0, one, n_rows)
+    two = _peak(learner, episodes, run, 2, None)
+    per_task = min(max(two - one, 1), one)
+    return TaskMemory(one - per_task, per_task, n_rows)
+
+
+def predicted_bytes(learner: Learner, episodes: Episodes) -> int:
+    """Return the memory of a meta-update that takes all tasks at once, in bytes."""
+    return task_memory(learner, episodes).of(len(episodes), _n_rows(episodes))
+
+
+def _n_rows(episodes: Episodes) -> int:
+    return episodes.support.x.shape[1] + episodes.query.x.shape[1]
+
+
+def _peak(
+    learner: Learner, episodes: Episodes, run: Pass, n_tasks: int, limit: int | None
+) -> int:
+    """Return the peak of a pass over the first episode, `n_tasks` times."""
+    probe = copy.copy(learner)
+    probe.progress = Progress(1, 1)  # where learners that anneal take all there is
+    part = episodes[torch.zeros(n_tasks, dtype=torch.int64)]
+    known = [*learner.parameters(), *learner.buffers(), *_tensors(part)]
+    with no_trace(learner):
+        return peak_bytes(lambda: run(probe, part), known, limit)
+
+
+def _tensors(episodes: Episodes) -> list[Tensor]:
+    rows = (episodes.support, episodes.query)
+    return [t for r in rows for t in (r.x, r.y, r.mask, r.n_way) if t is not None]
+
+
+# Staying within a limit -------------------------------------------------------------
+
+
+@dataclass
+class MemoryBudget:
+    """How many tasks of a batch go through a learner at once, by what they take.
+
+    Parameters
+    ----------
+    limit : int or None
+        Bytes that a pass may take; None keeps to a share of what is free when the
+        budget is made, and refuses only what all of it is too little for.
+    device : torch.device
+        Where the learner is.
+    run : callable, default=meta_update
+        What is done with the tasks.
+    """
+
+    limit: int | None
+    device: torch.device
+    run: Pass = meta_update
+
+    def __post_init__(self) -> None:
+        free = None if self.limit is not None else free_bytes(self.device)
+        self._most = self.limit if free is None else free
+        self._limit = self.limit if free is None else int(SHARE * free)
+        self._measured: dict[tuple[int, ...], TaskMemory] = {}
+
+    def n_tasks(self, learner: Learner, episodes: Episodes) -> int | None:
+        """Return how many of the episodes go together; None for all.
+
+        Raises
+        ------
+        ValueError
+            If not even one does.
+        """
+        if self._limit is None or self._most is None:
+            return None
+        row_shape, n_rows = tuple(episodes.support.x.shape[2:]), _n_rows(episodes)
+        memory = self._measured.get(row_shape)
+        if memory is None or not memory.n_tasks(self._most, n_rows):
+            memory = self._measure(learner, episodes, apart=False)
+        if memory.of(len(episodes), n_rows) <= self._limit:
+            return None
+        if not memory.shared:
+            memory = self._measure(learner, episodes, apart=True)
+        return max(1, memory.n_tasks(self._limit, n_rows))
+
+    def _measure(
+        self, learner: Learner, episodes: Episodes, *, apart: bool
+    ) -> TaskMemory:
+        try:
+            memory = task_memory(
+                learner, episodes, self.run, apart=apart, limit=self._most
+            )
+        except MemoryLimitExceeded:
+            raise ValueError(self._refusal(learner, episodes)) from None
+        self._measured[tuple(episodes.support.x.shape[2:])] = memory
+        return memory
+
+    def _refusal(self, learner: Learner, episodes: Episodes) -> str:
+        """Return why not even one task fits, and what to do."""
+        assert self._most is not None
+        needed = _extrapolated(learner, episodes, self.run, self._most)
+        allowed = "memory_limit" if self.limit is not None else "free memory"
+        rows = f"{episodes.support.x.shape[1]} + {episodes.query.x.shape[1]} rows"
+        return (
+            f"A meta-update of a single task ({rows}) is predicted to take {needed}, "
+            f"and {allowed} is {shown_bytes(self._most)}. {_remedies(learner)}"
+        )
+
+
+def _extrapolated(learner: Learner, episodes: Episodes, run: Pass, limit: int) -> str:
+    """Return the memory of one task as a line through that of few inner steps."""
+    steps = getattr(learner, "inner_steps", 0)
+    if steps > 2 and "inner_steps" in learner.adaptation_options:
+        try:
+            one, two = (
+                _peak(learner.with_options(inner_steps=n), episodes, run, 1, limit)
+                for n in (1, 2)
+            )
+        except MemoryLimitExceeded:
+            pass
+        else:
+            return f"about {shown_bytes(one + (steps - 1) * (two - one))}"
+    return f"more than {shown_bytes(limit)}"
+
+
+def _remedies(learner: Learner) -> str:
+    if "inner_steps" not in learner.adaptation_options:
+        return "Use fewer rows (n_shot, n_query), a smaller backbone or more memory."
+    options = ["fewer inner_steps", "fewer rows (n_shot, n_query)"]
+    if not getattr(learner, "checkpoint_steps", True):
+        options.insert(1, "checkpoint_steps=True")
+    if not getattr(learner, "first_order", True):
+        options.insert(1, "first_order=True")
+    return (
+        f"Use {', '.join(options)}, a smaller backbone, ANIL (which adapts the head "
+        "alone) or implicit MAML (whose memory does not grow with inner steps)."
+    )
