@@ -15,6 +15,8 @@ from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.gradient import (
     ANILClassifier,
     ANILRegressor,
+    ImplicitMAMLClassifier,
+    ImplicitMAMLRegressor,
     MAMLClassifier,
     MAMLRegressor,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "ClassPool",
     "FewShotClassifier",
     "FewShotRegressor",
+    "ImplicitMAMLClassifier",
+    "ImplicitMAMLRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
     "MetaPipeline",

@@ -1,6 +1,11 @@
 """Optimisation-based meta-learners: adaptation by gradient steps."""
 
 from sklmeta.gradient.anil import ANIL, ANILClassifier, ANILRegressor
+from sklmeta.gradient.implicit_maml import (
+    ImplicitMAML,
+    ImplicitMAMLClassifier,
+    ImplicitMAMLRegressor,
+)
 from sklmeta.gradient.maml import MAML, MAMLClassifier, MAMLRegressor
 
 __all__ = [
@@ -8,6 +13,9 @@ __all__ = [
     "MAML",
     "ANILClassifier",
     "ANILRegressor",
+    "ImplicitMAML",
+    "ImplicitMAMLClassifier",
+    "ImplicitMAMLRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
 ]
