@@ -6,6 +6,7 @@ from sklmeta.gradient.implicit_maml import (
     ImplicitMAMLClassifier,
     ImplicitMAMLRegressor,
 )
+from sklmeta.gradient.inner_rates import InnerRates
 from sklmeta.gradient.maml import MAML, MAMLClassifier, MAMLRegressor
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ImplicitMAML",
     "ImplicitMAMLClassifier",
     "ImplicitMAMLRegressor",
+    "InnerRates",
     "MAMLClassifier",
     "MAMLRegressor",
 ]

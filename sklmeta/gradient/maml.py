@@ -11,8 +11,18 @@ and the outer loop minimises the query loss of the adapted weights over tasks,
 through the inner steps (second order), or taking
 :math:`\nabla_{\theta_k} \mathcal{L}^q` for the meta-gradient (first order).
 
-Deviations from the paper
--------------------------
+Three options are those of MAML++ (arXiv:1810.09502, section 4):
+
+- learned inner rates, :math:`\alpha` per layer and step: see
+  `sklmeta.gradient.inner_rates`;
+- the multi-step loss, :math:`\min_\theta \sum_i \sum_{j=1}^k v_j
+  \mathcal{L}^q_i(\theta_j)`, which starts from :math:`v_j = 1/k` and ends with the last
+  step alone;
+- derivative-order annealing: first order in the first meta-updates, second order in
+  the others.
+
+Deviations from the papers
+--------------------------
 - With local labels the ways' output weights do not start from meta-learned vectors of
   their own, unless ``head="fixed"`` says so: see `sklmeta.gradient.heads`. With
   ``head="shared"`` they start at zero, and the first inner step moves the head alone;
@@ -21,31 +31,40 @@ Deviations from the paper
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
   of the query batch, as the paper's code does.
+- The multi-step loss's weights move on with every meta-update, linearly, and reach 0;
+  MAML++'s code moves them once an epoch and keeps 0.03 / k for each earlier step until
+  they are dropped all at once.
 
 References
 ----------
 Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
 Networks", ICML 2017, arXiv:1703.03400.
+Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019, arXiv:1810.09502.
 """
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.base import MetaClassifierMixin
-from sklmeta.engine.batches import Rows
-from sklmeta.engine.learner import State
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.learner import Progress, State
 from sklmeta.episodic import EpisodicRegressorMixin
-from sklmeta.gradient._estimator import (
-    GradientMetaLearner,
-    GradientParameters,
-    with_gradient_parameters,
+from sklmeta.gradient._maml_parameters import (
+    MAMLParametersBase,
+    with_maml_parameters,
 )
-from sklmeta.gradient.network import GradientLearner
+from sklmeta.gradient.inner_rates import (
+    InnerRates,
+    check_one_per_step,
+    rate_of_step,
+    rate_shapes,
+)
+from sklmeta.gradient.network import GradientLearner, TaskWeights
 
 __all__ = ["MAML", "MAMLClassifier", "MAMLRegressor"]
 
@@ -57,12 +76,22 @@ class MAML(GradientLearner):
     ----------
     backbone, n_features, n_outputs
         As `GradientLearner` takes them.
-    inner_lr : float, default=0.01
-        Step size of the inner loop.
+    inner_lr : float or sequence of float, default=0.01
+        Step size of the inner loop, or one for each step; where rates are learned,
+        what they start from.
     inner_steps : int, default=1
         Gradient steps of the inner loop.
     first_order : bool, default=False
         Leave out the second derivatives.
+    second_order_from : int, default=0
+        The first meta-update with second derivatives, by `progress`.
+    learn_inner_lr : {False, "shared", "layer", "parameter"}, default=False
+        Whether inner rates are learned: one for all weights, one per weight tensor, or
+        one per weight.
+    inner_lr_per_step : bool, default=False
+        Whether every step has learned rates of its own.
+    multi_step_loss : int, default=0
+        Meta-updates in which query losses after earlier steps count too, by `progress`.
     **network
         Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
         `transductive`, `generator`.
@@ -99,7 +128,8 @@ class MAML(GradientLearner):
     torch.Size([2, 10, 1])
     """
 
-    adaptation_options = ("inner_lr", "inner_steps")
+    adaptation_options: tuple[str, ...] = ("inner_lr", "inner_steps")
+    importance: Tensor | None  # of the query loss after each step; None of the last
 
     def __init__(
         self,
@@ -107,15 +137,33 @@ class MAML(GradientLearner):
         n_features: int,
         n_outputs: int | None,
         *,
-        inner_lr: float = 0.01,
+        inner_lr: float | Sequence[float] = 0.01,
         inner_steps: int = 1,
         first_order: bool = False,
+        second_order_from: int = 0,
+        learn_inner_lr: str | bool = False,
+        inner_lr_per_step: bool = False,
+        multi_step_loss: int = 0,
         **network: Any,
     ) -> None:
         super().__init__(backbone, n_features, n_outputs, **network)
+        check_one_per_step(inner_lr, inner_steps)
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.first_order = first_order
+        self.second_order_from = second_order_from
+        self.multi_step_loss = multi_step_loss
+        self.inner_rates: InnerRates | None = None
+        if learn_inner_lr:
+            self.adaptation_options = ("inner_steps",)
+            self.inner_rates = InnerRates(
+                rate_shapes(self),
+                inner_lr,
+                granularity=str(learn_inner_lr),
+                n_steps=inner_steps if inner_lr_per_step else 1,
+            )
+        self.register_buffer("importance", None, persistent=False)
+        self.progress = Progress()
 
     def adapt(self, support: Rows) -> State:
         """Take the inner gradient steps on each task's support rows.
@@ -135,48 +183,115 @@ class MAML(GradientLearner):
         ValueError
             If labels are local and `support.n_way` is missing.
         """
-        weights, ways = self.initial_weights(support), self.ways(support)
-        create_graph = torch.is_grad_enabled() and not self.first_order
-        for _ in range(self.inner_steps):
+        ways = self.ways(support)
+        *_, weights = self._trajectory(support, ways)
+        return self.state(weights, support, ways)
+
+    def _trajectory(self, support: Rows, ways: Tensor) -> Iterator[TaskWeights]:
+        """Yield every task's weights before the first and after every inner step."""
+        weights = self.initial_weights(support)
+        yield weights
+        create_graph = torch.is_grad_enabled() and self._is_second_order
+        for step in range(self.inner_steps):
             gradients = self.support_gradients(
                 weights, support, ways, create_graph=create_graph
             )
-            weights = {  # equation (1)
-                name: weight.sub(gradients[name], alpha=self.inner_lr)
-                for name, weight in weights.items()
-            }
-        return self.state(weights, support, ways)
+            weights = self._stepped(weights, gradients, step)
+            yield weights
+
+    def _stepped(
+        self, weights: TaskWeights, gradients: TaskWeights, step: int
+    ) -> TaskWeights:
+        """Return weights after a step: equation (1)."""
+        if self.inner_rates is not None:
+            return self.inner_rates(weights, gradients, step)
+        rate = rate_of_step(self.inner_lr, step)
+        return {
+            name: weight.sub(gradients[name], alpha=rate)
+            for name, weight in weights.items()
+        }
+
+    def meta_loss(self, episodes: Episodes) -> Tensor:
+        """Return the loss of each episode's query rows after adaptation, (T,).
+
+        While the multi-step loss is annealed, meta-training gets the weighted mean of
+        the losses after every inner step.
+
+        Parameters
+        ----------
+        episodes : Episodes
+            Support and query rows of T tasks.
+
+        Returns
+        -------
+        Tensor of shape (T,)
+            The losses.
+        """
+        if self.importance is None or not torch.is_grad_enabled():
+            return super().meta_loss(episodes)
+        support, query = episodes.support, episodes.query
+        ways = self.ways(support)
+        _, *adapted = self._trajectory(support, ways)
+        losses = [
+            self.loss(self.predict(self.state(weights, support, ways), query.x), query)
+            for weights in adapted
+        ]
+        return (self.importance.unsqueeze(1) * torch.stack(losses)).sum(0)
+
+    # What changes during meta-training -------------------------------------------
+
+    @property
+    def _is_second_order(self) -> bool:
+        return not self.first_order and self._progress.n_done >= self.second_order_from
+
+    @property
+    def stage(self) -> Hashable:
+        """Return what tells apart meta-updates of different operations."""
+        return self._is_second_order, self.importance is None
+
+    @property
+    def progress(self) -> Progress:
+        """How far meta-training has come; set by it before every meta-update."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._progress = progress
+        left = self.multi_step_loss - progress.n_done
+        if left <= 0 or self.inner_steps < 2:
+            self.importance = None
+            return
+        weight = next(self.parameters())
+        found = step_importance(self.inner_steps, left / self.multi_step_loss)
+        found = found.to(weight)
+        if self.importance is None or self.importance.shape != found.shape:
+            self.importance = found
+        else:
+            self.importance.copy_(found)  # in place: see `Learner.stage`
 
 
-class _MAMLEstimator(GradientMetaLearner):
+def step_importance(n_steps: int, left: float) -> Tensor:
+    r"""Return what the query loss after each inner step counts in the multi-step loss.
+
+    Parameters
+    ----------
+    n_steps : int
+        Inner steps, :math:`k`.
+    left : float
+        Share of the annealing that is to come, :math:`s`, from 1 to 0.
+
+    Returns
+    -------
+    Tensor of shape (n_steps,)
+        :math:`v_j = s / k` for :math:`j < k`, and :math:`v_k = 1 - s (k - 1) / k`.
+    """
+    importance = torch.full((n_steps,), left / n_steps, dtype=torch.float64)
+    importance[-1] = 1 - left * (n_steps - 1) / n_steps
+    return importance
+
+
+class _MAMLEstimator(MAMLParametersBase):
     """What the two faces of MAML share."""
-
-    _adaptation_parameters = ("inner_lr", "inner_steps")
-    _step_sizes = ("inner_lr", "outer_lr")
-    _structural_parameters = (
-        *GradientMetaLearner._structural_parameters,
-        "first_order",
-    )
-
-    def __init__(
-        self,
-        backbone: Any = None,
-        *,
-        inner_lr: float = 0.05,
-        inner_steps: int = 5,
-        first_order: bool = False,
-        **common: Unpack[GradientParameters],
-    ) -> None:
-        super().__init__(backbone, **common)
-        self.inner_lr = inner_lr
-        self.inner_steps = inner_steps
-        self.first_order = first_order
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_positive("inner_lr", self.inner_lr)
-        check_integer("inner_steps", self.inner_steps, 0)
-        check_choice("first_order", self.first_order, (True, False))
 
     def _make_learner(
         self,
@@ -193,12 +308,16 @@ class _MAMLEstimator(GradientMetaLearner):
             inner_lr=self.inner_lr,
             inner_steps=self.inner_steps,
             first_order=self.first_order,
+            second_order_from=self.second_order_from,
+            learn_inner_lr=self.learn_inner_lr,
+            inner_lr_per_step=self.inner_lr_per_step,
+            multi_step_loss=self.multi_step_loss,
             **self._network_options(n_features, n_outputs, n_ways),
             generator=generator,
         )
 
 
-@with_gradient_parameters
+@with_maml_parameters
 class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     """Classifier that adapts by a few gradient steps from a meta-learned start.
 
@@ -213,15 +332,7 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
         Maps rows to features: a module to copy, a function of the input shape that
         returns one, or None for an MLP (rows) or a four-block convolution net (images).
 
-    inner_lr : float, default=0.05
-        Step size of the inner loop. Read when adapting.
-
-    inner_steps : int, default=5
-        Gradient steps of the inner loop, in meta-training and when adapting; change it
-        after `fit` to adapt further.
-
-    first_order : bool, default=False
-        Leave out second derivatives: cheaper, often as good.
+    <maml parameters>
 
     <gradient parameters>
 
@@ -241,6 +352,8 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
 
     Notes
     -----
+    Learned step sizes are in ``learner_.inner_rates``; its `by_name` returns them.
+
     The cost of a meta-update grows with `batch_size` times `inner_steps`. For images on
     a CPU start with ``inner_steps=1``, ``batch_size=4`` and a backbone that strides
     instead of pooling (``ConvNet(shape, downsample="stride")``).
@@ -249,6 +362,9 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     ----------
     .. [1] C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast
        Adaptation of Deep Networks", ICML 2017, arXiv:1703.03400.
+
+    .. [2] A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", ICLR 2019,
+       arXiv:1810.09502.
 
     Examples
     --------
@@ -262,7 +378,7 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     """
 
 
-@with_gradient_parameters
+@with_maml_parameters
 class MAMLRegressor(EpisodicRegressorMixin, _MAMLEstimator):
     """Regressor that adapts by a few gradient steps from a meta-learned start.
 
@@ -275,15 +391,7 @@ class MAMLRegressor(EpisodicRegressorMixin, _MAMLEstimator):
         Maps rows to features: a module to copy, a function of the input shape that
         returns one, or None for an MLP (rows) or a four-block convolution net (images).
 
-    inner_lr : float, default=0.05
-        Step size of the inner loop. Read when adapting.
-
-    inner_steps : int, default=5
-        Gradient steps of the inner loop, in meta-training and when adapting; change it
-        after `fit` to adapt further, or to 0 for the predictions before adaptation.
-
-    first_order : bool, default=False
-        Leave out second derivatives: cheaper, often as good.
+    <maml parameters>
 
     <gradient parameters>
 
@@ -297,10 +405,17 @@ class MAMLRegressor(EpisodicRegressorMixin, _MAMLEstimator):
     --------
     MAMLClassifier : The same for labels.
 
+    Notes
+    -----
+    Learned step sizes are in ``learner_.inner_rates``; its `by_name` returns them.
+
     References
     ----------
     .. [1] C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast
        Adaptation of Deep Networks", ICML 2017, arXiv:1703.03400.
+
+    .. [2] A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", ICLR 2019,
+       arXiv:1810.09502.
 
     Examples
     --------
