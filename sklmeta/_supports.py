@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklmeta._checks import diverged, finite_rows, label_column
 from sklmeta._parameters import resolve_device
+from sklmeta._pooling import PooledRows
 from sklmeta._preparation import Preparation
 from sklmeta._row_episodes import check_queries, query_rows
 from sklmeta.engine.batches import Episodes, Rows, similar_sizes
@@ -140,6 +141,20 @@ def _local_codes(tasks: TaskSet) -> tuple[list[NDArray[Any]], NDArray[np.int64]]
     """Return each task's sorted classes, and every row's position among them."""
     rows = tasks.rows()
     y = label_column(rows, list(tasks.names))
+    try:
+        labels, codes = np.unique(y, return_inverse=True)
+    except TypeError:  # labels of several types, each in tasks of their own
+        return _local_codes_by_task(rows, y)
+    task = np.repeat(np.arange(len(rows)), rows.sizes)
+    pairs, ways = np.unique(task * len(labels) + codes, return_inverse=True)
+    first = np.searchsorted(pairs, np.arange(len(rows) + 1) * len(labels))
+    classes = np.split(labels[pairs % len(labels)], first[1:-1])
+    return classes, (ways - first[task]).astype(np.int64)
+
+
+def _local_codes_by_task(
+    rows: PooledRows, y: NDArray[Any]
+) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
     pairs = [np.unique(y[rows.task(t)], return_inverse=True) for t in range(len(rows))]
     codes = np.concatenate([codes for _, codes in pairs]).astype(np.int64)
     return [classes for classes, _ in pairs], codes
