@@ -19,6 +19,8 @@ from sklmeta.gradient import (
     ImplicitMAMLRegressor,
     MAMLClassifier,
     MAMLRegressor,
+    MetaSGDClassifier,
+    MetaSGDRegressor,
 )
 from sklmeta.metric import ProtoNetClassifier
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
@@ -43,6 +45,8 @@ __all__ = [
     "MAMLClassifier",
     "MAMLRegressor",
     "MetaPipeline",
+    "MetaSGDClassifier",
+    "MetaSGDRegressor",
     "MetaTrainingError",
     "PerTaskClassifier",
     "PerTaskRegressor",

@@ -9,6 +9,8 @@ from sklmeta import (
     ANILRegressor,
     MAMLClassifier,
     MAMLRegressor,
+    MetaSGDClassifier,
+    MetaSGDRegressor,
     PerTaskClassifier,
     PerTaskRegressor,
     PooledClassifier,
@@ -31,6 +33,8 @@ ESTIMATORS = [
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3
     ),
+    MetaSGDClassifier(max_iter=200, outer_lr=5e-3),
+    MetaSGDRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
     # Logistic regression would take long to tell 600 meta-training classes apart.

@@ -8,6 +8,7 @@ from sklmeta.gradient.implicit_maml import (
 )
 from sklmeta.gradient.inner_rates import InnerRates
 from sklmeta.gradient.maml import MAML, MAMLClassifier, MAMLRegressor
+from sklmeta.gradient.meta_sgd import MetaSGD, MetaSGDClassifier, MetaSGDRegressor
 
 __all__ = [
     "ANIL",
@@ -20,4 +21,7 @@ __all__ = [
     "InnerRates",
     "MAMLClassifier",
     "MAMLRegressor",
+    "MetaSGD",
+    "MetaSGDClassifier",
+    "MetaSGDRegressor",
 ]

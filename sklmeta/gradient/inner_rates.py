@@ -92,6 +92,21 @@ class InnerRates(nn.Module):
             rates = first.unsqueeze(1).repeat(1, shape.numel())
             self.rates[self._key(name)] = nn.Parameter(rates)
 
+    def draw(
+        self, low: float, high: float, generator: torch.Generator | None = None
+    ) -> None:
+        """Draw every rate from a uniform distribution.
+
+        Parameters
+        ----------
+        low, high : float
+            The least and the greatest rate.
+        generator : torch.Generator, default=None
+            Draws them.
+        """
+        for rates in self.rates.values():
+            nn.init.uniform_(rates, low, high, generator=generator)
+
     def _key(self, name: str) -> str:
         """Return what a weight's rates are stored under; dots mean submodules."""
         return "all" if self.granularity == "shared" else name.replace(".", "/")

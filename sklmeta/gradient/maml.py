@@ -191,12 +191,16 @@ class MAML(GradientLearner):
         """Yield every task's weights before the first and after every inner step."""
         weights = self.initial_weights(support)
         yield weights
-        create_graph = torch.is_grad_enabled() and self._is_second_order
         for step in range(self.inner_steps):
-            gradients = self.support_gradients(
-                weights, support, ways, create_graph=create_graph
-            )
-            weights = self._stepped(weights, gradients, step)
+
+            def take(own: TaskWeights, step: int = step) -> TaskWeights:
+                create_graph = torch.is_grad_enabled() and self._is_second_order
+                gradients = self.support_gradients(
+                    own, support, ways, create_graph=create_graph
+                )
+                return self._stepped(own, gradients, step)
+
+            weights = self.take_step(take, weights)
             yield weights
 
     def _stepped(
