@@ -15,6 +15,8 @@ from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.gradient import (
     ANILClassifier,
     ANILRegressor,
+    CAVIAClassifier,
+    CAVIARegressor,
     ImplicitMAMLClassifier,
     ImplicitMAMLRegressor,
     MAMLClassifier,
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ANILClassifier",
     "ANILRegressor",
+    "CAVIAClassifier",
+    "CAVIARegressor",
     "ClassPool",
     "FewShotClassifier",
     "FewShotRegressor",

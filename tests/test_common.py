@@ -7,6 +7,8 @@ import sklmeta
 from sklmeta import (
     ANILClassifier,
     ANILRegressor,
+    CAVIAClassifier,
+    CAVIARegressor,
     MAMLClassifier,
     MAMLRegressor,
     MetaSGDClassifier,
@@ -29,6 +31,8 @@ def small_backbone(input_shape):
 ESTIMATORS = [
     ANILClassifier(max_iter=200, outer_lr=5e-3),
     ANILRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
+    CAVIAClassifier(n_context=10, inner_steps=2, max_iter=200, outer_lr=5e-3),
+    CAVIARegressor(max_iter=200, outer_lr=5e-3),
     MAMLClassifier(inner_lr=0.3, inner_steps=2, max_iter=200, outer_lr=5e-3),
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3

@@ -1,6 +1,7 @@
 """Optimisation-based meta-learners: adaptation by gradient steps."""
 
 from sklmeta.gradient.anil import ANIL, ANILClassifier, ANILRegressor
+from sklmeta.gradient.cavia import CAVIA, CAVIAClassifier, CAVIARegressor
 from sklmeta.gradient.implicit_maml import (
     ImplicitMAML,
     ImplicitMAMLClassifier,
@@ -12,9 +13,12 @@ from sklmeta.gradient.meta_sgd import MetaSGD, MetaSGDClassifier, MetaSGDRegress
 
 __all__ = [
     "ANIL",
+    "CAVIA",
     "MAML",
     "ANILClassifier",
     "ANILRegressor",
+    "CAVIAClassifier",
+    "CAVIARegressor",
     "ImplicitMAML",
     "ImplicitMAMLClassifier",
     "ImplicitMAMLRegressor",

@@ -1,0 +1,543 @@
+r"""CAVIA: a few context parameters are adapted, and all weights are shared.
+
+Context parameters :math:`\phi` are a further input of the network. For every task they
+start from :math:`\phi_0 = 0` and take :math:`k` steps on the support loss (equation 4
+of the paper)
+
+.. math:: \phi_{j+1} = \phi_j - \alpha \nabla_\phi \mathcal{L}^s(\phi_j, \theta),
+
+while the weights :math:`\theta` are meta-learned only, by the query loss
+:math:`\min_\theta \sum_i \mathcal{L}^q_i(\phi_k, \theta)` (equation 5), through the
+inner steps (second order) or taking their gradients for constants (first order). What a
+task is, is then a short vector: `state["parameters"]["backbone.context"]`.
+
+- Rows of a table: :math:`\phi` is appended to every row.
+- Images: :math:`\phi` scales and shifts the channels of the third of four blocks
+  (feature-wise linear modulation; section 3.3 of the paper), see
+  `sklmeta.backbones.film`. Channels of constants beside those of the image would be
+  the simpler thing, but batch normalisation by a task's own statistics subtracts them.
+- Numbers and shared labels: the head is an ordinary, meta-learned last layer.
+- Local labels: ways have to be told apart, and the head is not adapted. With
+  ``head="prototype"`` they are by the class means of features, which depend on
+  :math:`\phi`, in every inner step; with ``head="fixed"``, as in the paper, by
+  :math:`\phi` alone. ``head="shared"`` cannot tell them apart, and is refused.
+
+Deviations from the paper
+-------------------------
+- With local labels the default is the prototype head: see the note of
+  `CAVIAClassifier`.
+- Modulation is :math:`(1 + u^\top \phi) h + v^\top \phi` behind the normalisation: at
+  :math:`\phi = 0` nothing is modulated. The authors' code has a scale that starts near
+  zero, and modulates after the pooling.
+- Batch normalisation of query rows uses the statistics of the *support* rows, so that
+  a prediction depends on no other query row. `transductive=True` uses the statistics
+  of the query batch, as the authors' code does.
+- Meta-gradients are not clipped (the authors' regression code clips each task's
+  gradient to ±10); clip their sum by skorch's ``GradientNormClipping``.
+
+References
+----------
+Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson, "Fast Context Adaptation via
+Meta-Learning", ICML 2019, arXiv:1810.03642.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from sklmeta._meta_training import Seeds
+from sklmeta._parameters import (
+    check_choice,
+    check_integer,
+    check_positive,
+    with_common_parameters,
+)
+from sklmeta._preparation import Preparation
+from sklmeta.backbones.build import build_backbone, feature_size
+from sklmeta.backbones.film import FiLM, insert_film
+from sklmeta.base import MetaClassifierMixin
+from sklmeta.engine.batches import Rows
+from sklmeta.engine.learner import Learner, State
+from sklmeta.engine.mapping import task_gradients
+from sklmeta.episodic import EpisodicRegressorMixin
+from sklmeta.gradient._estimator import GradientMetaLearner, GradientParameters
+from sklmeta.gradient.heads import PrototypeHead
+from sklmeta.gradient.network import GradientLearner, Statistics, TaskWeights
+
+__all__ = ["CAVIA", "CAVIAClassifier", "CAVIARegressor"]
+
+CONTEXT = "backbone.context"
+SHARED_HEAD = (
+    "head='shared' gives all ways the same vector, and CAVIA adapts the context, not "
+    "the head: ways could never be told apart. Use head='prototype', or head='fixed'."
+)
+
+
+class CAVIA(GradientLearner):
+    """CAVIA as a torch module.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Maps rows (n, F + n_context), the context behind the features, to features
+        (n, n_features). Or one that holds `sklmeta.backbones.FiLM` layers, which get
+        the context, and maps rows (n, *F).
+    n_features, n_outputs
+        As `GradientLearner` takes them.
+    n_context : int, default=5
+        Number of context parameters.
+    inner_lr : float, default=1.0
+        Step size of the inner loop.
+    inner_steps : int, default=1
+        Gradient steps of the inner loop.
+    first_order : bool, default=False
+        Leave out the second derivatives.
+    **network
+        Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
+        `transductive`, `generator`. With local labels `head` is "prototype" or "fixed".
+
+    Raises
+    ------
+    ValueError
+        If labels are local and `head` is "shared".
+
+    Examples
+    --------
+    Two tasks that differ by an offset, of which one context parameter tells:
+
+    >>> import torch
+    >>> from sklmeta.engine.batches import Rows
+    >>> from sklmeta.gradient import CAVIA
+    >>> backbone = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.ones_(backbone.weight)
+    >>> learner = CAVIA(
+    ...     backbone,
+    ...     n_features=1,
+    ...     n_outputs=1,
+    ...     task_type="regression",
+    ...     head="none",
+    ...     n_context=1,
+    ...     inner_lr=0.5,
+    ... )
+    >>> x = torch.tensor([0.0, 1.0]).repeat(2, 1).unsqueeze(2)
+    >>> y = x + torch.tensor([[[3.0]], [[-1.0]]])
+    >>> support = Rows(x, y, mask=torch.ones(2, 2).bool())
+    >>> state = learner.adapt(support)
+    >>> state["parameters"]["backbone.context"]
+    tensor([[ 3.],
+            [-1.]], ...)
+    """
+
+    adaptation_options = ("inner_lr", "inner_steps")
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        *,
+        n_context: int = 5,
+        inner_lr: float = 1.0,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        head: str = "auto",
+        **network: Any,
+    ) -> None:
+        if n_outputs is None and head == "shared":
+            raise ValueError(SHARED_HEAD)
+        if n_outputs is None and head == "auto":
+            head = "prototype"
+        super().__init__(backbone, n_features, n_outputs, head=head, **network)
+        self.n_context = n_context
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.first_order = first_order
+        self.modulated = tuple(
+            f"{name}.context".removeprefix(".")
+            for name, layer in backbone.named_modules()
+            if isinstance(layer, FiLM)
+        )
+
+    def adapt(self, support: Rows) -> State:
+        """Take the inner gradient steps of the context on each task's support rows.
+
+        Parameters
+        ----------
+        support : Rows
+            x (T, S, *F), y (T, S) or (T, S, n_outputs), mask (T, S), n_way (T,).
+
+        Returns
+        -------
+        dict
+            See `GradientLearner.state`; "parameters" are the context (T, n_context),
+            called "backbone.context", and the heads.
+
+        Raises
+        ------
+        ValueError
+            If labels are local and `support.n_way` is missing.
+        """
+        head, ways = self._constant_head(support), self.ways(support)
+        context = support.x.new_zeros(len(support), self.n_context)
+        create_graph = torch.is_grad_enabled() and not self.first_order
+        for _ in range(self.inner_steps):
+            gradient = self._context_gradient(
+                context, head, support, ways, create_graph=create_graph
+            )
+            context = context.sub(gradient, alpha=self.inner_lr)  # equation (4)
+        return self._state(context, head, support, ways)
+
+    def features(
+        self, weights: TaskWeights, x: Tensor, statistics: Statistics | None = None
+    ) -> Tensor:
+        """Map rows (T, S, *F) to features (T, S, n_features), given "context"."""
+        return super().features(*self._conditioned(weights, x), statistics)
+
+    def support_features(
+        self, weights: TaskWeights, x: Tensor
+    ) -> tuple[Tensor, Statistics]:
+        """Return features of support rows, given "context", and batch statistics."""
+        if self.transductive or not self.needs_equal_rows:
+            return self.features(weights, x), {}
+        return super().support_features(*self._conditioned(weights, x))
+
+    def _conditioned(
+        self, weights: TaskWeights, x: Tensor
+    ) -> tuple[TaskWeights, Tensor]:
+        """Return weights and rows as the backbone takes them."""
+        context = weights["context"]  # (T, n_context)
+        if self.modulated:
+            return dict.fromkeys(self.modulated, context), x
+        rows = context.unsqueeze(1).expand(-1, x.shape[1], -1)
+        return {}, torch.cat([x, rows], -1)
+
+    def _constant_head(self, support: Rows) -> TaskWeights | None:
+        """Return the heads of tasks; None for heads that depend on the context."""
+        if isinstance(self.head, PrototypeHead):
+            return None
+        return self.initial_head(support)
+
+    def _context_gradient(
+        self,
+        context: Tensor,
+        head: TaskWeights | None,
+        support: Rows,
+        ways: Tensor,
+        *,
+        create_graph: bool,
+    ) -> Tensor:
+        """Return the gradients of the support losses by the contexts."""
+
+        def losses(own: TaskWeights) -> Tensor:
+            features = self.features(own, support.x)
+            weights = head
+            if weights is None:
+                weights = self.initial_head(support, lambda: features)
+            return self.loss(self.head_outputs(weights, features, ways), support)
+
+        return task_gradients(losses, {"context": context}, create_graph=create_graph)[
+            "context"
+        ]
+
+    def _state(
+        self, context: Tensor, head: TaskWeights | None, support: Rows, ways: Tensor
+    ) -> State:
+        statistics: Statistics = {}
+        if head is None:
+            features, statistics = self.support_features(
+                {"context": context}, support.x
+            )
+            head = self.initial_head(support, lambda: features)
+        elif self.needs_equal_rows and not self.transductive:
+            statistics = self.support_features({"context": context}, support.x)[1]
+        weights = {CONTEXT: context} | head
+        return {"parameters": weights, "ways": ways, "statistics": statistics}
+
+    def refuse_idle_context(self, input_shape: tuple[int, ...]) -> None:
+        """Refuse a backbone whose support loss does not depend on the context.
+
+        Tried out on random rows, with weights moved at random, so that special first
+        weights such as zeros do no harm.
+
+        Raises
+        ------
+        ValueError
+            If the gradient by the context is zero, up to rounding.
+        """
+        generator = torch.Generator().manual_seed(0)
+        probe = copy.deepcopy(self).double().eval()
+        support = probe._random_rows(input_shape, generator)
+        for _ in range(3):
+            with torch.no_grad():
+                for weight in probe.parameters():
+                    noise = torch.randn(weight.shape, generator=generator)
+                    weight.add_(noise.to(weight), alpha=0.1)
+            gradient = probe._context_gradient(
+                support.x.new_zeros(1, self.n_context),
+                probe._constant_head(support),
+                support,
+                probe.ways(support),
+                create_graph=False,
+            )
+            if gradient.abs().max() > 1e-10:
+                return
+        raise ValueError(
+            "The context has no effect on the outputs of this backbone: it would never "
+            "adapt. A layer that ignores the last inputs does that, and so does batch "
+            "normalisation right after the first layer, which subtracts what is "
+            "constant over a task's rows: put an activation in between, or use "
+            "torch.nn.LayerNorm. With head='prototype' a backbone without any "
+            "activation does it too."
+        )
+
+    def _random_rows(
+        self, input_shape: tuple[int, ...], generator: torch.Generator
+    ) -> Rows:
+        """Return eight rows of one task."""
+        n_rows, n_outputs = 8, self.n_outputs or 2
+        x = torch.rand(1, n_rows, *input_shape, generator=generator).double()
+        y = torch.arange(n_rows).unsqueeze(0) % n_outputs
+        if self.task_type == "regression":
+            y = torch.randn(1, n_rows, n_outputs, generator=generator).double()
+        n_way = None if self.n_outputs else torch.tensor([n_outputs])
+        return Rows(x, y, torch.ones(1, n_rows, dtype=torch.bool), n_way)
+
+
+class _CAVIAEstimator(GradientMetaLearner):
+    """What the two faces of CAVIA share."""
+
+    _heads = ("auto", "fixed", "prototype", "none")
+    _default_head = "prototype"
+    _adaptation_parameters = ("inner_lr", "inner_steps")
+    _step_sizes = ("inner_lr", "outer_lr")
+    _structural_parameters = (
+        *GradientMetaLearner._structural_parameters,
+        *("first_order", "n_context"),
+    )
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        n_context: int = 5,
+        inner_lr: float = 1.0,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        **common: Unpack[GradientParameters],
+    ) -> None:
+        super().__init__(backbone, **common)
+        self.n_context = n_context
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.first_order = first_order
+
+    def _check_parameters(self) -> None:
+        if self.head == "shared":
+            raise ValueError(SHARED_HEAD)
+        super()._check_parameters()
+        check_integer("n_context", self.n_context, 1)
+        check_positive("inner_lr", self.inner_lr)
+        check_integer("inner_steps", self.inner_steps, 0)
+        check_choice("first_order", self.first_order, (True, False))
+
+    def _make_backbone(
+        self, input_shape: tuple[int, ...], seed: int
+    ) -> tuple[nn.Module, int]:
+        """Return a backbone that takes the context too."""
+        if len(input_shape) > 1:
+            backbone, n_features = super()._make_backbone(input_shape, seed)
+            generator = torch.Generator().manual_seed(seed)
+            return insert_film(
+                backbone, self.n_context, n_features, generator
+            ), n_features
+        shape = (input_shape[0] + self.n_context,)
+        backbone = build_backbone(self.backbone, shape, seed=seed)
+        try:
+            return backbone, feature_size(backbone, shape)
+        except ValueError as error:
+            raise ValueError(
+                f"CAVIA appends n_context={self.n_context} parameters to the "
+                f"{input_shape[0]} features of each row, and the backbone must take "
+                f"all {shape[0]}; a callable gets that input shape. {error}"
+            ) from error
+
+    def _prepared(
+        self, tasks: Any, classes: Any, seeds: Seeds, goes_on: bool
+    ) -> tuple[Preparation, Learner]:
+        preparation, learner = super()._prepared(tasks, classes, seeds, goes_on)
+        if not goes_on:
+            assert isinstance(learner, CAVIA)
+            learner.refuse_idle_context(preparation.input_shape)
+        return preparation, learner
+
+    def _make_learner(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        n_ways: int | None,
+        generator: torch.Generator,
+    ) -> CAVIA:
+        return CAVIA(
+            backbone,
+            n_features,
+            n_outputs,
+            n_context=self.n_context,
+            inner_lr=self.inner_lr,
+            inner_steps=self.inner_steps,
+            first_order=self.first_order,
+            **self._network_options(n_features, n_outputs, n_ways),
+            generator=generator,
+        )
+
+
+@with_common_parameters
+class CAVIAClassifier(MetaClassifierMixin, _CAVIAEstimator):
+    """Classifier that adapts a few context parameters by gradient steps.
+
+    CAVIA [1]_: the network has some further inputs, the context, which `inner_steps`
+    gradient steps on a new task's support rows find; the network's weights are
+    meta-learned, and the same for all tasks. Works with labels that mean the same in
+    every task, and with labels that mean something only inside one (any number of
+    ways).
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function of the input shape that
+        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        For rows of a table it must take `n_context` inputs more than there are
+        features, the last ones; a function is called with that shape. In nets on images
+        the context scales and shifts channels, by a `sklmeta.backbones.FiLM` layer that
+        is put behind one of the normalisations, unless the module has some.
+
+    n_context : int, default=5
+        Number of context parameters. The paper takes 5 for sine waves and 100 for
+        images.
+
+    inner_lr : float, default=1.0
+        Step size of the inner loop. Read when adapting.
+
+    inner_steps : int, default=1
+        Gradient steps of the inner loop, in meta-training and when adapting; change it
+        after `fit` to adapt further, or to 0 for the predictions before adaptation.
+
+    first_order : bool, default=False
+        Leave out second derivatives.
+
+    head : {"auto", "prototype", "fixed", "none"}, default="auto"
+        How ways are told apart, with local labels: "prototype" compares with class
+        means of features, which the context changes, for any number of ways; "fixed"
+        has a meta-learned vector per way, for as many ways as in meta-training at most,
+        and leaves all the rest to the context. "auto" is "prototype" with local labels.
+        With shared labels the head is a meta-learned layer, the same for all tasks.
+        "none" is for a `backbone` that ends in the outputs itself.
+
+    transductive : bool, default=False
+        Normalise query rows by the query batch's statistics, as the papers' codes do; a
+        prediction then depends on the other rows in the call. Acts only where
+        `backbone` has batch normalisation.
+
+    <common parameters>
+
+    Attributes
+    ----------
+    <common attributes>
+
+    classes_ : ndarray of shape (n_classes,)
+        Shared labels; with local labels, each adapted estimator has its own.
+
+    See Also
+    --------
+    CAVIARegressor : The same for numbers.
+    MAMLClassifier : Adapts the whole network.
+
+    References
+    ----------
+    .. [1] L. Zintgraf, K. Shiarlis, V. Kurin, K. Hofmann, S. Whiteson, "Fast Context
+       Adaptation via Meta-Learning", ICML 2019, arXiv:1810.03642.
+
+    Examples
+    --------
+    >>> from sklmeta import CAVIAClassifier
+    >>> from sklmeta.datasets import load_digits_pool
+    >>> pool = load_digits_pool()
+    >>> meta = CAVIAClassifier(n_shot=1, max_iter=3, random_state=0).fit(pool[:5])
+    >>> new = pool[5:]
+    >>> meta.adapt(new.X[:40], new.y[:40]).predict(new.X[40:45]).shape
+    (5,)
+    """
+
+
+@with_common_parameters
+class CAVIARegressor(EpisodicRegressorMixin, _CAVIAEstimator):
+    """Regressor that adapts a few context parameters by gradient steps.
+
+    CAVIA [1]_: the network has some further inputs, the context, which `inner_steps`
+    gradient steps on a new task's support rows find; the network's weights are
+    meta-learned, and the same for all tasks. What a task is becomes a short vector.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function of the input shape that
+        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        For rows of a table it must take `n_context` inputs more than there are
+        features, the last ones; a function is called with that shape. In nets on images
+        the context scales and shifts channels, by a `sklmeta.backbones.FiLM` layer that
+        is put behind one of the normalisations, unless the module has some.
+
+    n_context : int, default=5
+        Number of context parameters. The paper takes 5 for sine waves.
+
+    inner_lr : float, default=1.0
+        Step size of the inner loop. Read when adapting.
+
+    inner_steps : int, default=1
+        Gradient steps of the inner loop, in meta-training and when adapting; change it
+        after `fit` to adapt further, or to 0 for the predictions before adaptation.
+
+    first_order : bool, default=False
+        Leave out second derivatives.
+
+    head : {"auto", "none"}, default="auto"
+        "none" for a `backbone` that ends in the outputs itself.
+
+    transductive : bool, default=False
+        Normalise query rows by the query batch's statistics, as the papers' codes do; a
+        prediction then depends on the other rows in the call. Acts only where
+        `backbone` has batch normalisation.
+
+    <common parameters>
+
+    Attributes
+    ----------
+    <common attributes>
+
+    See Also
+    --------
+    CAVIAClassifier : The same for labels.
+    MAMLRegressor : Adapts the whole network.
+
+    References
+    ----------
+    .. [1] L. Zintgraf, K. Shiarlis, V. Kurin, K. Hofmann, S. Whiteson, "Fast Context
+       Adaptation via Meta-Learning", ICML 2019, arXiv:1810.03642.
+
+    Examples
+    --------
+    >>> from sklmeta import CAVIARegressor
+    >>> from sklmeta.datasets import make_sinusoids
+    >>> tasks = make_sinusoids(200, random_state=0)
+    >>> meta = CAVIARegressor(max_iter=200, random_state=0).fit(tasks[:150])
+    >>> new = tasks[150]
+    >>> model = meta.adapt(new.X[:5], new.y[:5])
+    >>> model.predict(new.X[5:]).shape
+    (15,)
+    >>> meta.score(tasks[150:]) > 0
+    True
+    """
