@@ -81,6 +81,14 @@ class Learner(nn.Module):
     sees_features: bool = False
     progress: Progress = Progress()
 
+    # What trying a module out has shown; see `sklmeta.engine.modules.try_out`.
+    tasks_apart: bool = False  # torch cannot vectorise what it does over tasks
+    plain_attention: bool = False  # its attention is to have second derivatives
+    draws_randomly: bool = False  # from torch's global generators, in training
+
+    mixed_precision: bool = False  # the backbone's passes in training
+    budget: Any = None  # the `MemoryBudget` that parts of batches keep to
+
     def __init__(self, task_type: str) -> None:
         super().__init__()
         if task_type not in ("classification", "regression"):

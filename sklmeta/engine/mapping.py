@@ -35,7 +35,7 @@ TaskFunction = Callable[..., Any]
 
 def mapping_method(module: nn.Module, device: torch.device) -> str:
     """Return "loop" or "vmap", whichever suits `module` on `device`."""
-    if _has_layer(module, nn.RNNBase):
+    if getattr(module, "tasks_apart", False) or _has_layer(module, nn.RNNBase):
         return "loop"
     convolves = _has_layer(module, _ConvNd)
     return "loop" if convolves and device.type == "cpu" else "vmap"
