@@ -45,13 +45,15 @@ Class = TypeVar("Class", bound=type)
 def with_gradient_parameters(cls: Class) -> Class:
     """Write the parameters that the family and all estimators share into a docstring.
 
-    Like `with_common_parameters`, in place of the line ``<gradient parameters>``.
+    Like `with_common_parameters`, in place of the line ``<gradient parameters>``; or of
+    ``<network parameters>``, where the docstring tells of the head itself.
     """
     classifies = getattr(cls, "_classifies", True)
     head = CLASSIFIER_HEAD if classifies else REGRESSOR_HEAD
     default = getattr(cls, "_default_head", DEFAULT_HEAD)
     text = head.replace("{default!r}", f'"{default}"') + TRANSDUCTIVE
-    return with_common_parameters(filled_in(cls, {"<gradient parameters>": text}))
+    texts = {"<gradient parameters>": text, "<network parameters>": TRANSDUCTIVE}
+    return with_common_parameters(filled_in(cls, texts))
 
 
 class GradientParameters(CommonParameters, total=False):

@@ -43,17 +43,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklmeta._parameters import (
-    check_choice,
-    check_integer,
-    check_positive,
-    with_common_parameters,
-)
+from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State, WeightsId
 from sklmeta.episodic import EpisodicRegressorMixin
-from sklmeta.gradient._estimator import GradientMetaLearner, GradientParameters
+from sklmeta.gradient._estimator import (
+    GradientMetaLearner,
+    GradientParameters,
+    with_gradient_parameters,
+)
 from sklmeta.gradient.network import GradientLearner, Statistics, TaskWeights
 
 __all__ = ["ANIL", "ANILClassifier", "ANILRegressor"]
@@ -79,7 +78,7 @@ class ANIL(GradientLearner):
         Leave out the second derivatives.
     **network
         Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
-        `transductive`, `generator`.
+        `transductive`, `checkpoint_steps`, `generator`.
 
     Raises
     ------
@@ -181,15 +180,22 @@ class ANIL(GradientLearner):
         """Adapt the heads on the features (T, S, n_features) of support rows."""
         support = Rows(features, support.y, support.mask, support.n_way)
         weights = self.initial_head(support, lambda: features)
-        ways = self.ways(support)
-        create_graph = torch.is_grad_enabled() and not self.first_order
-        for _ in range(self.inner_steps):
-            with torch.set_grad_enabled(create_graph):
-                gradients = self._head_gradients(weights, support, ways)
-            weights = {  # equation (1)
-                name: weight.sub(gradients[name], alpha=self.inner_lr)
-                for name, weight in weights.items()
+        ways, first_order = self.ways(support), self.first_order
+
+        def step(own: TaskWeights) -> TaskWeights:
+            # Features come along as weights that stay, since they carry a graph.
+            rows = Rows(own["features"], support.y, support.mask)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
+                gradients = self._head_gradients(own, rows, ways)
+            return own | {  # equation (1)
+                name: own[name].sub(gradient, alpha=self.inner_lr)
+                for name, gradient in gradients.items()
             }
+
+        weights["features"] = features
+        for _ in range(self.inner_steps):
+            weights = self.take_step(step, weights)
+        del weights["features"]
         return {"parameters": weights, "ways": ways, "statistics": statistics}
 
     def _head_gradients(
@@ -260,7 +266,7 @@ class _ANILEstimator(GradientMetaLearner):
         )
 
 
-@with_common_parameters
+@with_gradient_parameters
 class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
     """Classifier that adapts its last layer by a few gradient steps.
 
@@ -295,10 +301,7 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
         means, both for any number of ways. "auto" is "shared" with local labels. With
         shared labels the start is meta-learned in any case.
 
-    transductive : bool, default=False
-        Normalise query rows by the query batch's statistics, as the papers' codes do; a
-        prediction then depends on the other rows in the call. Acts only where
-        `backbone` has batch normalisation.
+    <network parameters>
 
     <common parameters>
 
@@ -332,7 +335,7 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
     """
 
 
-@with_common_parameters
+@with_gradient_parameters
 class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
     """Regressor that adapts its last layer by a few gradient steps.
 
@@ -361,10 +364,7 @@ class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
     head : {"auto"}, default="auto"
         The linear layer that is adapted; its start is meta-learned.
 
-    transductive : bool, default=False
-        Normalise query rows by the query batch's statistics, as the papers' codes do; a
-        prediction then depends on the other rows in the call. Acts only where
-        `backbone` has batch normalisation.
+    <network parameters>
 
     <common parameters>
 

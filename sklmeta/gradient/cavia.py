@@ -43,34 +43,31 @@ Meta-Learning", ICML 2019, arXiv:1810.03642.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from sklmeta._meta_training import Seeds
-from sklmeta._parameters import (
-    check_choice,
-    check_integer,
-    check_positive,
-    with_common_parameters,
-)
+from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta._preparation import Preparation
 from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.backbones.film import FiLM, insert_film
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State
-from sklmeta.engine.mapping import task_gradients
 from sklmeta.episodic import EpisodicRegressorMixin
-from sklmeta.gradient._estimator import GradientMetaLearner, GradientParameters
+from sklmeta.gradient._context import CONTEXT, refuse_idle_context
+from sklmeta.gradient._estimator import (
+    GradientMetaLearner,
+    GradientParameters,
+    with_gradient_parameters,
+)
 from sklmeta.gradient.heads import PrototypeHead
-from sklmeta.gradient.network import GradientLearner, Statistics, TaskWeights
+from sklmeta.gradient.network import GradientLearner, Statistics, TaskWeights, below
 
 __all__ = ["CAVIA", "CAVIAClassifier", "CAVIARegressor"]
 
-CONTEXT = "backbone.context"
 SHARED_HEAD = (
     "head='shared' gives all ways the same vector, and CAVIA adapts the context, not "
     "the head: ways could never be told apart. Use head='prototype', or head='fixed'."
@@ -98,7 +95,8 @@ class CAVIA(GradientLearner):
         Leave out the second derivatives.
     **network
         Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
-        `transductive`, `generator`. With local labels `head` is "prototype" or "fixed".
+        `transductive`, `checkpoint_steps`, `generator`. With local labels `head` is
+        "prototype" or "fixed".
 
     Raises
     ------
@@ -181,15 +179,43 @@ class CAVIA(GradientLearner):
         ValueError
             If labels are local and `support.n_way` is missing.
         """
-        head, ways = self._constant_head(support), self.ways(support)
-        context = support.x.new_zeros(len(support), self.n_context)
-        create_graph = torch.is_grad_enabled() and not self.first_order
-        for _ in range(self.inner_steps):
-            gradient = self._context_gradient(
-                context, head, support, ways, create_graph=create_graph
+        ways = self.ways(support)
+
+        def step(own: TaskWeights) -> TaskWeights:
+            create_graph = torch.is_grad_enabled() and not self.first_order
+            gradients = self.support_gradients(
+                own, support, ways, create_graph=create_graph
             )
-            context = context.sub(gradient, alpha=self.inner_lr)  # equation (4)
-        return self._state(context, head, support, ways)
+            # equation (4)
+            return {CONTEXT: own[CONTEXT].sub(gradients[CONTEXT], alpha=self.inner_lr)}
+
+        context = {CONTEXT: support.x.new_zeros(len(support), self.n_context)}
+        for _ in range(self.inner_steps):
+            context = self.take_step(step, context)
+        return self.state(context, support, ways)
+
+    def support_loss(self, weights: TaskWeights, support: Rows, ways: Tensor) -> Tensor:
+        """Return each task's loss on its support rows, (T,), for its context."""
+        features = self.features(below("backbone.", weights), support.x)
+        head = self.initial_head(support, lambda: features)
+        return self.loss(self.head_outputs(head, features, ways), support)
+
+    def state(self, weights: TaskWeights, support: Rows, ways: Tensor) -> State:
+        """Return what `predict` needs of adapted contexts.
+
+        Returns
+        -------
+        dict
+            See `GradientLearner.state`; "parameters" hold the heads too.
+        """
+        if isinstance(self.head, PrototypeHead):
+            own = below("backbone.", weights)
+            features, statistics = self.support_features(own, support.x)
+            head = self.initial_head(support, lambda: features)
+        else:
+            statistics = self.support_statistics(weights, support.x)
+            head = self.initial_head(support)
+        return {"parameters": weights | head, "ways": ways, "statistics": statistics}
 
     def features(
         self, weights: TaskWeights, x: Tensor, statistics: Statistics | None = None
@@ -214,97 +240,6 @@ class CAVIA(GradientLearner):
             return dict.fromkeys(self.modulated, context), x
         rows = context.unsqueeze(1).expand(-1, x.shape[1], -1)
         return {}, torch.cat([x, rows], -1)
-
-    def _constant_head(self, support: Rows) -> TaskWeights | None:
-        """Return the heads of tasks; None for heads that depend on the context."""
-        if isinstance(self.head, PrototypeHead):
-            return None
-        return self.initial_head(support)
-
-    def _context_gradient(
-        self,
-        context: Tensor,
-        head: TaskWeights | None,
-        support: Rows,
-        ways: Tensor,
-        *,
-        create_graph: bool,
-    ) -> Tensor:
-        """Return the gradients of the support losses by the contexts."""
-
-        def losses(own: TaskWeights) -> Tensor:
-            features = self.features(own, support.x)
-            weights = head
-            if weights is None:
-                weights = self.initial_head(support, lambda: features)
-            return self.loss(self.head_outputs(weights, features, ways), support)
-
-        return task_gradients(losses, {"context": context}, create_graph=create_graph)[
-            "context"
-        ]
-
-    def _state(
-        self, context: Tensor, head: TaskWeights | None, support: Rows, ways: Tensor
-    ) -> State:
-        statistics: Statistics = {}
-        if head is None:
-            features, statistics = self.support_features(
-                {"context": context}, support.x
-            )
-            head = self.initial_head(support, lambda: features)
-        elif self.needs_equal_rows and not self.transductive:
-            statistics = self.support_features({"context": context}, support.x)[1]
-        weights = {CONTEXT: context} | head
-        return {"parameters": weights, "ways": ways, "statistics": statistics}
-
-    def refuse_idle_context(self, input_shape: tuple[int, ...]) -> None:
-        """Refuse a backbone whose support loss does not depend on the context.
-
-        Tried out on random rows, with weights moved at random, so that special first
-        weights such as zeros do no harm.
-
-        Raises
-        ------
-        ValueError
-            If the gradient by the context is zero, up to rounding.
-        """
-        generator = torch.Generator().manual_seed(0)
-        probe = copy.deepcopy(self).double().eval()
-        support = probe._random_rows(input_shape, generator)
-        for _ in range(3):
-            with torch.no_grad():
-                for weight in probe.parameters():
-                    noise = torch.randn(weight.shape, generator=generator)
-                    weight.add_(noise.to(weight), alpha=0.1)
-            gradient = probe._context_gradient(
-                support.x.new_zeros(1, self.n_context),
-                probe._constant_head(support),
-                support,
-                probe.ways(support),
-                create_graph=False,
-            )
-            if gradient.abs().max() > 1e-10:
-                return
-        raise ValueError(
-            "The context has no effect on the outputs of this backbone: it would never "
-            "adapt. A layer that ignores the last inputs does that, and so does batch "
-            "normalisation right after the first layer, which subtracts what is "
-            "constant over a task's rows: put an activation in between, or use "
-            "torch.nn.LayerNorm. With head='prototype' a backbone without any "
-            "activation does it too."
-        )
-
-    def _random_rows(
-        self, input_shape: tuple[int, ...], generator: torch.Generator
-    ) -> Rows:
-        """Return eight rows of one task."""
-        n_rows, n_outputs = 8, self.n_outputs or 2
-        x = torch.rand(1, n_rows, *input_shape, generator=generator).double()
-        y = torch.arange(n_rows).unsqueeze(0) % n_outputs
-        if self.task_type == "regression":
-            y = torch.randn(1, n_rows, n_outputs, generator=generator).double()
-        n_way = None if self.n_outputs else torch.tensor([n_outputs])
-        return Rows(x, y, torch.ones(1, n_rows, dtype=torch.bool), n_way)
 
 
 class _CAVIAEstimator(GradientMetaLearner):
@@ -369,9 +304,9 @@ class _CAVIAEstimator(GradientMetaLearner):
         self, tasks: Any, classes: Any, seeds: Seeds, goes_on: bool
     ) -> tuple[Preparation, Learner]:
         preparation, learner = super()._prepared(tasks, classes, seeds, goes_on)
-        if not goes_on:
+        if not goes_on and len(preparation.input_shape) == 1:
             assert isinstance(learner, CAVIA)
-            learner.refuse_idle_context(preparation.input_shape)
+            refuse_idle_context(learner, preparation.input_shape[0], self.n_context)
         return preparation, learner
 
     def _make_learner(
@@ -395,7 +330,7 @@ class _CAVIAEstimator(GradientMetaLearner):
         )
 
 
-@with_common_parameters
+@with_gradient_parameters
 class CAVIAClassifier(MetaClassifierMixin, _CAVIAEstimator):
     """Classifier that adapts a few context parameters by gradient steps.
 
@@ -437,10 +372,7 @@ class CAVIAClassifier(MetaClassifierMixin, _CAVIAEstimator):
         With shared labels the head is a meta-learned layer, the same for all tasks.
         "none" is for a `backbone` that ends in the outputs itself.
 
-    transductive : bool, default=False
-        Normalise query rows by the query batch's statistics, as the papers' codes do; a
-        prediction then depends on the other rows in the call. Acts only where
-        `backbone` has batch normalisation.
+    <network parameters>
 
     <common parameters>
 
@@ -473,7 +405,7 @@ class CAVIAClassifier(MetaClassifierMixin, _CAVIAEstimator):
     """
 
 
-@with_common_parameters
+@with_gradient_parameters
 class CAVIARegressor(EpisodicRegressorMixin, _CAVIAEstimator):
     """Regressor that adapts a few context parameters by gradient steps.
 
@@ -507,10 +439,7 @@ class CAVIARegressor(EpisodicRegressorMixin, _CAVIAEstimator):
     head : {"auto", "none"}, default="auto"
         "none" for a `backbone` that ends in the outputs itself.
 
-    transductive : bool, default=False
-        Normalise query rows by the query batch's statistics, as the papers' codes do; a
-        prediction then depends on the other rows in the call. Acts only where
-        `backbone` has batch normalisation.
+    <network parameters>
 
     <common parameters>
 
