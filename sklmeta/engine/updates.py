@@ -15,6 +15,8 @@ from torch import Tensor
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.engine.programs import replayed
+from sklmeta.engine.recorded import RecordedUpdate, can_be_recorded
 
 __all__ = ["EagerUpdate", "Update", "UpdateOptions", "make_update", "parts_of"]
 
@@ -48,6 +50,8 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
         Takes `Episodes`, adds the gradients of their mean meta-loss to ``.grad`` of
         the learner's parameters, and returns that loss, detached.
     """
+    if can_be_recorded(learner):
+        return RecordedUpdate(learner, parts_of, replayed)
     return EagerUpdate(learner)
 
 

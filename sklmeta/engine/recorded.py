@@ -1,0 +1,347 @@
+"""Meta-updates that are recorded once for each shape of episodes, then replayed.
+
+What makes this safe: a recording is used only while everything that Python could have
+looked at is as it was (`PythonState`), if a second recording on other episodes is the
+same operation for operation, and if its replay there gives the same loss and
+gradients. Otherwise the update goes on as autograd makes it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.learner import Learner, Progress
+from sklmeta.engine.mapping import mapping_method
+from sklmeta.engine.programs import Program
+from sklmeta.engine.tracing import Recording, record
+
+__all__ = ["PythonState", "RecordedUpdate", "Refusal", "can_be_recorded"]
+
+# Updates of a shape before it is recorded: recording costs a few dozen of them.
+PATIENCE = 32
+MOST_SHAPES = 64  # that are counted
+MOST_PROGRAMS = 16
+TOLERANCE = 1e-3  # of the largest entry: other orders of summation, kinks included
+
+_SIMPLE = (
+    *(bool, int, float, complex, str, bytes, type(None), type, torch.dtype),
+    *(torch.device, torch.memory_format, types.FunctionType, types.BuiltinFunctionType),
+)
+# What every module has, or what a recording cannot depend on.
+_NOT_LOOKED_AT = {*vars(nn.Module()), "progress", "weights_id"} - {"training"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+# Layers that do the same operations on whatever they get. Others may, and are left
+# alone unless a compiled program is asked for.
+_PURE = (
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Flatten, nn.Unflatten),
+    *(nn.Linear, nn.Bilinear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Identity),
+    *(nn.CELU, nn.ELU, nn.GELU, nn.GLU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
+    *(nn.LeakyReLU, nn.LogSigmoid, nn.LogSoftmax, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6),
+    *(nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softplus, nn.Softsign, nn.Tanh),
+)
+
+
+class Refusal(Exception):
+    """Says why an update cannot be recorded."""
+
+
+class _WatchedProgress(Progress):
+    """Tells whether a learner looks at how far training has come."""
+
+    was_read = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("n_done", "n_planned", "fraction"):
+            object.__setattr__(self, "was_read", True)
+        return super().__getattribute__(name)
+
+
+class PythonState:
+    """What the modules of a learner hold besides tensors, to see whether it changes.
+
+    Parameters
+    ----------
+    learner : Learner
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        modules = list(learner.modules())
+        self._values = [
+            (vars(module), name)
+            for module in modules
+            for name in vars(module)
+            if name not in _NOT_LOOKED_AT
+        ]
+        self._hooks = [vars(module)[name] for module in modules for name in _HOOKS]
+        self._sizes = [vars(module) for module in modules]
+
+    def key(self) -> Hashable:
+        """Return a value that is another one whenever the state is."""
+        return (
+            *[_frozen(attributes.get(name)) for attributes, name in self._values],
+            *map(len, self._hooks),
+            *map(len, self._sizes),
+        )
+
+
+def _frozen(value: Any) -> Hashable:
+    if type(value) in _SIMPLE:
+        return value
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_frozen, value))
+    if isinstance(value, dict):
+        return (dict, *((_frozen(k), _frozen(v)) for k, v in value.items()))
+    if isinstance(value, Progress):
+        return None  # watched, see `_recorded`
+    return type(value), id(value)
+
+
+def can_be_recorded(learner: Learner) -> bool:
+    """Whether updates of a learner are recorded without being asked for.
+
+    On the CPU, where what Python and autograd cost was measured, for layers that are
+    known and have no hooks.
+    """
+    weights = list(learner.parameters())
+    return (
+        all(weight.device.type == "cpu" for weight in weights)
+        and mapping_method(learner, torch.device("cpu")) == "vmap"
+        and not getattr(learner, "checkpoint_steps", False)
+        and all(_is_pure(module) for module in learner.modules())
+    )
+
+
+def _is_pure(module: nn.Module) -> bool:
+    ours = type(module).__module__.startswith("sklmeta.")
+    known = ours or type(module) in _PURE or isinstance(module, Learner)
+    hooked = any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module)
+    return known and not hooked
+
+
+@dataclass
+class _Course:
+    """How far the recording of one shape has come."""
+
+    n_seen: int = 0
+    first: Recording | None = None
+    program: Program | None = None
+    given_up: bool = False
+
+
+class RecordedUpdate:
+    """Loss and gradients by recorded programs, where there are any.
+
+    Parameters
+    ----------
+    learner : Learner
+    parts : callable
+        Cuts a batch into the parts that go through the learner one after another.
+    make_program : callable
+        Makes a program of a recording; raises `Refusal` with the reason if it cannot.
+    patience : int, default=PATIENCE
+        Updates of a shape before it is recorded.
+    on_refusal : callable, default=None
+        Gets the reason where a shape cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        parts: Callable[[Learner, Episodes], Iterator[Episodes]],
+        make_program: Callable[[Recording], Program],
+        *,
+        patience: int = PATIENCE,
+        on_refusal: Callable[[str], None] | None = None,
+    ) -> None:
+        self.learner = learner
+        self._parts = parts
+        self._make_program = make_program
+        self._patience = patience
+        self._on_refusal = on_refusal
+        self._parameters = [p for p in learner.parameters() if p.requires_grad]
+        self._state = PythonState(learner)
+        self._courses: dict[Hashable, _Course] = {}
+
+    def __call__(self, batch: Episodes) -> Tensor:
+        """Add the gradients of a batch, and return its mean loss."""
+        total: Tensor | None = None
+        for part in self._parts(self.learner, batch):
+            loss, *gradients = self._results(part, len(batch))
+            assert loss is not None
+            add_gradients(self._parameters, gradients)
+            total = loss if total is None else total + loss
+        assert total is not None
+        return total
+
+    @property
+    def n_programs(self) -> int:
+        """Number of programs made so far."""
+        return sum(one.program is not None for one in self._courses.values())
+
+    def _results(self, part: Episodes, n_tasks: int) -> Sequence[Tensor | None]:
+        """Return the loss and the gradients of a part, by whichever way is due."""
+        course = self._course(part, n_tasks)
+        if course is not None and course.program is not None:
+            return course.program(self._inputs(part))
+
+        def compute() -> list[Tensor | None]:
+            return part_gradients(self.learner, part, n_tasks, self._parameters)
+
+        if course is None or course.given_up:
+            return compute()
+        course.n_seen += 1
+        if course.n_seen <= self._patience or self.n_programs >= MOST_PROGRAMS:
+            return compute()
+        try:
+            return self._advance(course, part, compute)
+        except Refusal as refusal:
+            course.given_up, course.first = True, None
+            if self._on_refusal is not None:
+                self._on_refusal(str(refusal))
+            return compute()
+
+    def _course(self, part: Episodes, n_tasks: int) -> _Course | None:
+        """Return how far the recording of this shape is; None: too many shapes."""
+        key = (n_tasks, _shapes(part), self.learner.stage, self._state.key())
+        course = self._courses.get(key)
+        if course is None and len(self._courses) < MOST_SHAPES:
+            course = self._courses[key] = _Course()
+        return course
+
+    def _advance(
+        self,
+        course: _Course,
+        part: Episodes,
+        compute: Callable[[], list[Tensor | None]],
+    ) -> Sequence[Tensor | None]:
+        """Record the update once more; make the program when two agree."""
+        inputs = self._inputs(part)
+        outputs, recording = self._recorded(compute, inputs, part)
+        if course.first is None:
+            course.first = recording
+            return outputs
+        difference = course.first.differs_from(recording)
+        course.first = None
+        if difference is not None:
+            raise Refusal(difference)
+        program = self._make_program(recording)
+        if not _agree(program(inputs), outputs):
+            raise Refusal("its replay does not give the same loss and gradients")
+        course.program = program
+        return outputs
+
+    def _recorded(
+        self,
+        compute: Callable[[], list[Tensor | None]],
+        inputs: list[Tensor],
+        part: Episodes,
+    ) -> tuple[list[Tensor | None], Recording]:
+        progress = self.learner.progress
+        watched = _WatchedProgress(progress.n_done, progress.n_planned)
+        self.learner.progress = watched
+        try:
+            n_ways = [
+                t for t in (part.support.n_way, part.query.n_way) if t is not None
+            ]
+            outputs, recording = record(compute, inputs, static=n_ways)
+        finally:
+            self.learner.progress = progress
+        if recording.problem is not None:
+            raise Refusal(recording.problem)
+        if watched.was_read and type(self.learner).stage is Learner.stage:
+            raise Refusal(
+                "it depends on `progress`, and its learner has no `stage` that says how"
+            )
+        return outputs, recording
+
+    def _inputs(self, part: Episodes) -> list[Tensor]:
+        return [*self._parameters, *_tensors(part.support), *_tensors(part.query)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Leave programs behind: they belong to these very weights."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+def part_gradients(
+    learner: Learner, part: Episodes, n_tasks: int, parameters: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the share of a part in the mean loss of `n_tasks`, and its gradients.
+
+    Gradients are laid out as their parameters are, and share no memory.
+    """
+    loss = learner.meta_loss(part).sum() / n_tasks
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    taken = {
+        _memory(t)
+        for t in (*parameters, *_tensors(part.support), *_tensors(part.query))
+    }
+    own: list[Tensor | None] = [loss.detach()]
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is not None:
+            if _memory(gradient) in taken or gradient.stride() != parameter.stride():
+                gradient = _laid_out_as(parameter, gradient)
+            taken.add(_memory(gradient))
+        own.append(gradient)
+    return own
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return a copy of a gradient in the memory layout of its parameter."""
+    channels_last = torch.channels_last
+    if parameter.dim() == 4 and parameter.is_contiguous(memory_format=channels_last):
+        return gradient.clone(memory_format=channels_last)
+    return gradient.clone(memory_format=torch.contiguous_format)
+
+
+def add_gradients(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> None:
+    """Add gradients to ``.grad``, as `Tensor.backward` does."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
+
+
+def _tensors(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    return rows.x, rows.y, rows.mask
+
+
+def _shapes(part: Episodes) -> Hashable:
+    """Return what tells apart batches that are recorded separately."""
+    tensors = (*_tensors(part.support), *_tensors(part.query))
+    n_way = part.support.n_way
+    ways = None if n_way is None else tuple(n_way.tolist())
+    return (*[(t.shape, t.stride(), t.dtype) for t in tensors], ways)
+
+
+def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
+    """Whether a program's results are those of autograd, up to rounding."""
+    scale = max((float(t.abs().max()) for t in expected if t is not None), default=0.0)
+    for own, other in zip(found, expected, strict=True):
+        if (own is None) != (other is None):
+            return False
+        if own is None or other is None:
+            continue
+        if own.shape != other.shape or own.stride() != other.stride():
+            return False
+        error = float((own - other).abs().max())
+        if not error <= TOLERANCE * float(other.abs().max()) + 1e-6 * scale:
+            return False
+    return True
