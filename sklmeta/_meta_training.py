@@ -120,13 +120,18 @@ def episode_spec(
     return EpisodeSpec(**{**values, **changes})
 
 
+def training_spec(estimator: Any, preparation: Preparation) -> EpisodeSpec:
+    """Return the shape of the episodes of meta-training."""
+    return episode_spec(estimator, preparation, **estimator._training_counts())
+
+
 def training_episodes(
     estimator: Any, tasks: Any, preparation: Preparation, seed: int
 ) -> Iterator[Episodes]:
     """Return endless batches of training episodes."""
     device = resolve_device(estimator.device)
     generator = torch.Generator().manual_seed(seed)
-    spec, batch_size = episode_spec(estimator, preparation), estimator.batch_size
+    spec, batch_size = training_spec(estimator, preparation), estimator.batch_size
     if isinstance(tasks, TaskSet | ClassPool):
         sampler = EpisodeSampler(preparation.pool(tasks, device), spec)
         batches = _episodes.endless_batches(sampler, batch_size, generator)
@@ -148,7 +153,7 @@ def one_pass(
     if not isinstance(tasks, TaskSet | ClassPool):
         return [next(training_episodes(estimator, tasks, preparation, seed))]
     pool = preparation.pool(tasks, resolve_device(estimator.device))
-    sampler = EpisodeSampler(pool, episode_spec(estimator, preparation))
+    sampler = EpisodeSampler(pool, training_spec(estimator, preparation))
     generator = torch.Generator().manual_seed(seed)
     batches = _episodes.one_pass(sampler, estimator.batch_size, generator)
     return list(standardised(batches, preparation))

@@ -163,6 +163,10 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """
         raise NotImplementedError
 
+    def _training_counts(self) -> dict[str, Any]:
+        """Return the counts of training episodes that are not those of scored ones."""
+        return {}
+
     def _check_parameters(self) -> None:
         """Raise TypeError or ValueError if a parameter is not usable."""
         super()._check_parameters()

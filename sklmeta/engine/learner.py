@@ -63,7 +63,9 @@ class Learner(nn.Module):
     that `predict` normalises query rows by the query batch's own statistics, which must
     then not be cut; `progress` is kept up to date by meta-training, for learners whose
     loss changes on the way; `sees_features` says that rows are features made once for
-    all episodes, in the precision they are to be compared in.
+    all episodes, in the precision they are to be compared in; `own_updates` names
+    parameters that the outer optimizer leaves alone, since the learner itself reads
+    their gradients after a meta-update.
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ class Learner(nn.Module):
     transductive: bool = False
     sees_features: bool = False
     progress: Progress = Progress()
+    own_updates: tuple[str, ...] = ()
 
     # What trying a module out has shown; see `sklmeta.engine.modules.try_out`.
     tasks_apart: bool = False  # torch cannot vectorise what it does over tasks

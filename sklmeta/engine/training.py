@@ -82,6 +82,11 @@ class _EpisodeNet(NeuralNet):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         return dataset
 
+    def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in super().get_all_learnable_params():
+            if name not in self.module_.own_updates:
+                yield name, parameter
+
     def train_step_single(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
         self._set_training(True)
         n_done = self.n_done_before + self.n_updates_done
