@@ -10,8 +10,11 @@ from torch.nn import functional as F
 
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.normalization import TaskBatchNorm, convert_batch_norm
+from sklmeta.datasets import make_sinusoids
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.gradient import MAML, network
+from sklmeta.engine.learner import Progress
+from sklmeta.gradient import MAML, MAMLRegressor, network
+from sklmeta.gradient.maml import step_importance
 
 N_TASKS, N_SUPPORT, N_QUERY, N_FEATURES, N_WAYS = 3, 6, 5, 4, 3
 
@@ -80,8 +83,11 @@ def assert_same_gradients(one, other, **tolerance):
         torch.testing.assert_close(a, b, **tolerance)
 
 
-def assert_finite_differences_agree(learner, episodes, step=1e-6):
-    """Compare derivatives along random directions, each parameter by itself too."""
+def assert_finite_differences_agree(learner, episodes, step=1e-5):
+    """Compare derivatives along random directions, each parameter by itself too.
+
+    By a stencil of fourth order.
+    """
     _, gradient = meta_gradient(learner, episodes)
     parameters = list(learner.parameters())
     generator = rng(3)
@@ -91,14 +97,17 @@ def assert_finite_differences_agree(learner, episodes, step=1e-6):
             * (which is None or i == which)
             for i, p in enumerate(parameters)
         ]
-        losses = []
-        for sign in (1, -1):
+
+        def at(length, direction=direction):
             moved = copy.deepcopy(learner)
             with torch.no_grad():
                 for p, d in zip(moved.parameters(), direction, strict=True):
-                    p.add_(d, alpha=sign * step)
-                losses.append(moved.meta_loss(episodes).sum())
-        expected = (losses[0] - losses[1]) / (2 * step)
+                    p.add_(d, alpha=length)
+            # As in meta-training: without gradients, some losses are others.
+            return moved.meta_loss(episodes).sum().detach()
+
+        near, far = (at(h) - at(-h) for h in (step, 2 * step))
+        expected = (8 * near - far) / (12 * step)
         found = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
@@ -375,3 +384,269 @@ def test_unused_weights_have_no_gradient_and_do_no_harm(method):
     plain = make_learner(mlp())
     episodes = make_episodes()
     torch.testing.assert_close(learner.meta_loss(episodes), plain.meta_loss(episodes))
+
+
+# Learned inner rates -------------------------------------------------------------
+
+GRANULARITIES = ["shared", "layer", "parameter"]
+
+
+def with_other_rates(learner):
+    """Give every rate a value of its own, some of them negative."""
+    for rates in learner.inner_rates.parameters():
+        nn.init.uniform_(rates, -0.05, 0.2, generator=rng(5))
+    return learner
+
+
+@pytest.mark.parametrize(
+    ("granularity", "per_step"),
+    [("shared", False), ("layer", True), ("parameter", False), ("parameter", True)],
+)
+@pytest.mark.parametrize("target", ["shared", "local", "numbers"])
+def test_meta_gradient_of_learned_rates(method, target, granularity, per_step):
+    options = {"learn_inner_lr": granularity, "inner_lr_per_step": per_step}
+    learner = with_other_rates(make_learner(mlp(), target, **options))
+    episodes = make_episodes(target=target, ragged=True)
+    assert_finite_differences_agree(learner, episodes)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("head", ["fixed", "prototype"])
+def test_meta_gradient_of_learned_rates_with_other_heads(method, head, granularity):
+    learner = make_learner(
+        mlp(), "local", head=head, n_ways=N_WAYS, learn_inner_lr=granularity
+    )
+    assert_finite_differences_agree(
+        with_other_rates(learner), make_episodes(target="local")
+    )
+
+
+@pytest.mark.parametrize("granularity", ["layer", "parameter"])
+def test_meta_gradient_of_learned_rates_of_conv_net(method, granularity):
+    learner = make_learner(
+        conv_net(), "local", learn_inner_lr=granularity, inner_lr_per_step=True
+    )
+    assert_finite_differences_agree(
+        with_other_rates(learner), make_episodes((1, 6, 6), "local")
+    )
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("target", ["shared", "local", "numbers"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_equal_rates_are_plain_maml(granularity, target, first_order):
+    episodes = make_episodes(target=target, ragged=True)
+    same = {"inner_lr": 0.125, "inner_steps": 3, "first_order": first_order}
+    plain = make_learner(mlp(), target, **same)
+    learned = make_learner(
+        mlp(), target, learn_inner_lr=granularity, inner_lr_per_step=True, **same
+    )
+    loss, gradient = meta_gradient(plain, episodes)
+    own_loss, own_gradient = meta_gradient(learned, episodes)
+    torch.testing.assert_close(own_loss, loss)
+    n_rates = len(list(learned.inner_rates.parameters()))
+    assert_same_gradients(own_gradient[:-n_rates], gradient)
+    assert all(g.abs().sum() > 0 for g in own_gradient[-n_rates:])
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_rates_of_each_step(granularity):
+    rates, episodes = [0.25, 0.125, 0.5], make_episodes()
+    fixed = make_learner(mlp(), inner_lr=rates, inner_steps=3)
+    learned = make_learner(
+        mlp(),
+        inner_lr=rates,
+        inner_steps=3,
+        learn_inner_lr=granularity,
+        inner_lr_per_step=True,
+    )
+    one_by_one = make_learner(mlp(), inner_steps=0)
+    ways = one_by_one.ways(episodes.support)
+    weights = one_by_one.initial_weights(episodes.support)
+    for rate in rates:
+        gradients = one_by_one.support_gradients(
+            weights, episodes.support, ways, create_graph=False
+        )
+        weights = {name: w - rate * gradients[name] for name, w in weights.items()}
+    for learner in (fixed, learned):
+        adapted = learner.adapt(episodes.support)["parameters"]
+        for name, weight in weights.items():
+            torch.testing.assert_close(adapted[name], weight)
+
+
+@pytest.mark.parametrize("learn", [False, "shared", "layer", "parameter"])
+def test_steps_beyond_the_last_rate_use_it_on(learn):
+    support = make_episodes().support
+    options = {"learn_inner_lr": learn, "inner_lr_per_step": bool(learn)}
+    short = make_learner(mlp(), inner_lr=[0.25, 0.125], inner_steps=2, **options)
+    long = make_learner(
+        mlp(), inner_lr=[0.25, 0.125, 0.125, 0.125], inner_steps=4, **options
+    )
+    found = short.with_options(inner_steps=4).adapt(support)["parameters"]
+    for name, weight in long.adapt(support)["parameters"].items():
+        torch.testing.assert_close(found[name], weight)
+
+
+def test_learned_rates_are_no_adaptation_option():
+    learner = make_learner(mlp(), learn_inner_lr="layer")
+    with pytest.raises(ValueError, match="no adaptation option"):
+        learner.with_options(inner_lr=0.5)
+
+
+@pytest.mark.parametrize("head", ["shared", "prototype"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_learned_rates_take_more_ways_than_in_training(head, granularity):
+    learner = make_learner(mlp(), "local", head=head, learn_inner_lr=granularity)
+    x = torch.randn(1, 24, N_FEATURES, generator=rng(), dtype=torch.float64)
+    y, n_way = torch.arange(24)[None] % 12, torch.tensor([12])
+    support = Rows(x, y, torch.ones(1, 24, dtype=torch.bool), n_way)
+    outputs = learner.predict(learner.adapt(support), x)
+    order = torch.randperm(12, generator=rng())
+    renamed = Rows(x, order[y], support.mask, n_way)
+    other = learner.predict(learner.adapt(renamed), x)
+    torch.testing.assert_close(other[..., order], outputs)
+
+
+def test_rates_of_unfrozen_weights_are_asked_for():
+    backbone = mlp()
+    backbone.layers[0].requires_grad_(False)
+    learner = make_learner(backbone, learn_inner_lr="layer")
+    learner.meta_loss(make_episodes())
+    backbone.layers[0].requires_grad_(True)
+    with pytest.raises(ValueError, match=r"layers\.0\.weight' has no inner rate.*Unfr"):
+        learner.meta_loss(make_episodes())
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_checkpointed_steps_have_the_gradients_of_rates(first_order):
+    options = {"learn_inner_lr": "parameter", "inner_lr_per_step": True}
+    options |= {"inner_steps": 3, "first_order": first_order}
+    kept = with_other_rates(make_learner(mlp(), **options))
+    again = with_other_rates(make_learner(mlp(), checkpoint_steps=True, **options))
+    episodes = make_episodes()
+    assert_same_gradients(
+        meta_gradient(kept, episodes)[1], meta_gradient(again, episodes)[1]
+    )
+
+
+# The multi-step loss -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_steps", [2, 5])
+def test_importance_of_steps_goes_from_all_alike_to_the_last(n_steps):
+    for left in (1, 0.6, 0):
+        found = step_importance(n_steps, left)
+        expected = [left / n_steps] * (n_steps - 1)
+        assert found[:-1].tolist() == pytest.approx(expected)
+        assert found.sum() == pytest.approx(1)
+    assert step_importance(n_steps, 0)[-1] == 1
+
+
+def losses_after_each_step(learner, episodes, n_steps):
+    plain = [
+        make_learner(mlp(), inner_steps=j, inner_lr=learner.inner_lr)
+        for j in range(1, n_steps + 1)
+    ]
+    return torch.stack([one.meta_loss(episodes) for one in plain])
+
+
+@pytest.mark.parametrize(
+    ("n_done", "weights"),
+    [
+        (0, [1 / 3, 1 / 3, 1 / 3]),
+        (4, [0.2, 0.2, 0.6]),
+        (9, [1 / 30, 1 / 30, 28 / 30]),
+        (10, [0, 0, 1]),
+        (25, [0, 0, 1]),
+    ],
+)
+def test_multi_step_loss_is_the_weighted_sum(n_done, weights):
+    learner = make_learner(mlp(), inner_steps=3, multi_step_loss=10)
+    learner.progress = Progress(n_done)
+    episodes = make_episodes(ragged=True)
+    each = losses_after_each_step(learner, episodes, 3)
+    expected = (torch.tensor(weights, dtype=torch.float64)[:, None] * each).sum(0)
+    torch.testing.assert_close(learner.meta_loss(episodes), expected)
+    with torch.no_grad():  # held-out tasks are judged as they will be used
+        torch.testing.assert_close(learner.meta_loss(episodes), each[-1])
+
+
+@pytest.mark.parametrize("backbone", [mlp, conv_net], ids=["mlp", "conv"])
+def test_meta_gradient_of_the_multi_step_loss(method, backbone):
+    shape = (N_FEATURES,) if backbone is mlp else (1, 6, 6)
+    learner = make_learner(backbone(), "local", inner_steps=3, multi_step_loss=10)
+    learner.progress = Progress(4)
+    assert_finite_differences_agree(learner, make_episodes(shape, "local"))
+
+
+def test_multi_step_loss_with_learned_rates():
+    learner = make_learner(
+        mlp(),
+        multi_step_loss=4,
+        learn_inner_lr="layer",
+        inner_lr_per_step=True,
+        second_order_from=1,
+    )
+    learner.progress = Progress(1)
+    assert_finite_differences_agree(with_other_rates(learner), make_episodes())
+
+
+def test_importance_is_written_in_place_and_stages_tell_operations_apart():
+    learner = make_learner(mlp(), multi_step_loss=3, second_order_from=2)
+    place, stages = learner.importance.data_ptr(), []
+    for n_done in range(5):
+        learner.progress = Progress(n_done)
+        stages.append(learner.stage)
+        if n_done < 3:
+            assert learner.importance.data_ptr() == place
+    assert stages[0] == stages[1]
+    assert len({*stages}) == 3
+    assert stages[3] == stages[4] == make_learner(mlp()).stage
+
+
+# Derivative-order annealing ------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_done", [0, 2, 3, 9])
+def test_order_switches_at_the_update(n_done):
+    learner = make_learner(mlp(), second_order_from=3)
+    learner.progress = Progress(n_done)
+    same = make_learner(mlp(), first_order=n_done < 3)
+    episodes = make_episodes()
+    assert_same_gradients(
+        meta_gradient(learner, episodes)[1], meta_gradient(same, episodes)[1]
+    )
+
+
+def trained_weights(n_updates, **options):
+    waves = make_sinusoids(20, random_state=0)
+    meta = MAMLRegressor(
+        lambda shape: MLP(shape[0], (8,)),
+        inner_steps=2,
+        max_iter=n_updates,
+        batch_size=4,
+        random_state=0,
+        device="cpu",
+        **options,
+    )
+    return meta.fit(waves).learner_.state_dict()
+
+
+def same_weights(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_order_switches_at_the_update_in_fit():
+    annealed = trained_weights(3, second_order_from=3)
+    assert same_weights(annealed, trained_weights(3, first_order=True))
+    assert not same_weights(annealed, trained_weights(3))
+    after = trained_weights(4, second_order_from=3)
+    assert not same_weights(after, trained_weights(4, first_order=True))
+    assert same_weights(trained_weights(2, second_order_from=0), trained_weights(2))
+
+
+def test_multi_step_loss_is_annealed_in_fit():
+    """It differs from the first update on, and training ends without it."""
+    plain, annealed = trained_weights(1), trained_weights(1, multi_step_loss=1)
+    assert not same_weights(plain, annealed)
+    assert plain.keys() == annealed.keys()
