@@ -165,12 +165,15 @@ class RecordedUpdate:
         self._make_program = make_program
         self._patience = patience
         self._on_refusal = on_refusal
-        self._parameters = [p for p in learner.parameters() if p.requires_grad]
+        self._all_parameters = list(learner.parameters())
+        self._parameters: list[Tensor] = []
         self._state = PythonState(learner)
         self._courses: dict[Hashable, _Course] = {}
 
     def __call__(self, batch: Episodes) -> Tensor:
         """Add the gradients of a batch, and return its mean loss."""
+        # Those that are trained now: callbacks freeze and thaw.
+        self._parameters = [p for p in self._all_parameters if p.requires_grad]
         total: Tensor | None = None
         for part in self._parts(self.learner, batch):
             loss, *gradients = self._results(part, len(batch))
@@ -209,7 +212,8 @@ class RecordedUpdate:
 
     def _course(self, part: Episodes, n_tasks: int) -> _Course | None:
         """Return how far the recording of this shape is; None: too many shapes."""
-        key = (n_tasks, _shapes(part), self.learner.stage, self._state.key())
+        trained = tuple(p.requires_grad for p in self._all_parameters)
+        key = (n_tasks, _shapes(part), trained, self.learner.stage, self._state.key())
         course = self._courses.get(key)
         if course is None and len(self._courses) < MOST_SHAPES:
             course = self._courses[key] = _Course()
