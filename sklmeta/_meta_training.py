@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from sklmeta.engine.batches import Episodes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
 from sklmeta.engine.inference import moved_to, on_cpu
 from sklmeta.engine.learner import Learner
+from sklmeta.engine.memory import MemoryBudget, as_bytes
+from sklmeta.engine.modules import try_out
 from sklmeta.engine.spec import bounds
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
 from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
@@ -225,8 +228,14 @@ def train(
     learner = learner.to(resolve_device(estimator.device)).eval()
     if not any(p.requires_grad for p in learner.parameters()):
         return TrainingResult(History(), 0, {})  # nothing to learn by gradients
-    with _dropout_seeded(learner, seed):
-        return meta_train(learner, stream, validation, options, optimizer_state)
+    first = next(stream)
+    stream = chain([first], stream)
+    with _equipped(estimator, learner):
+        if not n_done_before:
+            try_out(learner, first)
+        learner.budget.n_tasks(learner, first)  # refuses what cannot fit
+        with _draws_seeded(learner, seed):
+            return meta_train(learner, stream, validation, options, optimizer_state)
 
 
 def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:
@@ -254,8 +263,21 @@ def standardised(
 
 
 @contextmanager
-def _dropout_seeded(learner: Learner, seed: int) -> Iterator[None]:
-    """Seed torch's global generators for modules with dropout, and restore them."""
+def _equipped(estimator: Any, learner: Learner) -> Iterator[None]:
+    """Give a learner what it is told for training alone, and take it back."""
+    device = resolve_device(estimator.device)
+    learner.mixed_precision = estimator.mixed_precision
+    learner.budget = MemoryBudget(as_bytes(estimator.memory_limit), device)
+    try:
+        yield
+    finally:
+        del learner.mixed_precision, learner.budget
+
+
+@contextmanager
+def _draws_seeded(learner: Learner, seed: int) -> Iterator[None]:
+    """Seed torch's global generators for modules that draw, and restore them."""
     drops = any("Dropout" in type(layer).__name__ for layer in learner.modules())
-    with global_seed(seed) if drops else nullcontext():
+    draws = drops or learner.draws_randomly
+    with global_seed(seed) if draws else nullcontext():
         yield

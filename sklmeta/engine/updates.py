@@ -58,6 +58,9 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
 def parts_of(learner: Learner, batch: Episodes) -> Iterator[Episodes]:
     """Yield a batch in the parts that go through the learner one after another."""
     size = tasks_per_pass(learner, batch.support.x.device)
+    if learner.budget is not None and size != 1:
+        fits = learner.budget.n_tasks(learner, batch)
+        size = fits if size is None or fits is None else min(size, fits)
     return batch.parts(size, equal_rows=learner.needs_equal_rows)
 
 
