@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
+from sklmeta.engine.attention import plain_attention
 from sklmeta.engine.dense import dense_forward, is_dense
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "map_module",
     "map_tasks",
     "mapping_method",
+    "passing",
     "task_gradients",
     "tasks_per_pass",
 ]
@@ -119,7 +121,8 @@ def map_module(
         return dense_forward(module, weights, x)
 
     def forward(own: dict[str, Tensor], rows: Tensor) -> Tensor:
-        return functional_call(module, own, (rows,))
+        # A functional call costs as much as a small net, whatever it is given.
+        return functional_call(module, own, (rows,)) if own else module(rows)
 
     with _twice_differentiable(module, x.device):
         return map_tasks(forward, weights, x, in_dims=(0, 0), method=method)
@@ -160,6 +163,25 @@ def _twice_differentiable(
     if device.type == "cuda" and _has_layer(module, nn.RNNBase):
         return _without_cudnn
     return nullcontext()
+
+
+@contextmanager
+def passing(learner: nn.Module, device: torch.device) -> Iterator[None]:
+    """Return the context for passing rows through a learner's backbone.
+
+    Attention has second derivatives there, where the learner needs that, and in
+    training with `mixed_precision` the backbone computes in bfloat16.
+    """
+    with ExitStack() as stack:
+        if getattr(learner, "plain_attention", False):
+            stack.enter_context(plain_attention())
+        if getattr(learner, "mixed_precision", False) and learner.training:
+            # Casts of weights are not kept: tasks have weights of their own, and one
+            # made without a graph must not be found again where there is one.
+            stack.enter_context(
+                torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+            )
+        yield
 
 
 def task_gradients(

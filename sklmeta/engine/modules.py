@@ -170,7 +170,9 @@ class _Trial:
 
     def _vectorises(self) -> bool:
         """Whether tasks taken together have the gradients of tasks taken apart."""
+        self._checked(self._meta_gradient, "adapting")
         expected = self._meta_gradient()
+        self.learner.plain_attention = self.probe.plain_attention
         self.probe.tasks_apart = False
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

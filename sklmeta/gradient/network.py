@@ -25,10 +25,12 @@ from sklmeta.engine.mapping import (
     map_module,
     map_tasks,
     mapping_method,
+    passing,
     task_gradients,
 )
 from sklmeta.gradient.heads import (
     DEFAULT_HEAD,
+    HEADS,
     FixedHead,
     Head,
     LinearHead,
@@ -93,10 +95,13 @@ class GradientLearner(Learner):
         self.transductive = transductive
         self.checkpoint_steps = checkpoint_steps
         self.head = self._make_head(head, n_ways, generator)
+        self.most_ways = None if self.head is None else self.head.most_ways
 
     def _make_head(
         self, head: str, n_ways: int | None, generator: torch.Generator | None
     ) -> Head | None:
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {head!r}.")
         if head == "none":
             return None
         if self.n_outputs is not None:
@@ -267,6 +272,12 @@ class GradientLearner(Learner):
 
         `weights` are called as the backbone's parameters; those missing are its own.
         """
+        with passing(self, x.device):
+            return self._features(weights, x, statistics).to(x.dtype)
+
+    def _features(
+        self, weights: TaskWeights, x: Tensor, statistics: Statistics | None
+    ) -> Tensor:
         if not weights and not self.needs_equal_rows:
             # Nothing is a task's own: the rows of all tasks are one batch.
             rows = x.flatten(0, 1).unsqueeze(0)
@@ -305,7 +316,9 @@ class GradientLearner(Learner):
                 features = functional_call(self.backbone, weights, (x,))
                 return features, recorded_statistics(self.backbone)
 
-        return self._map(record, weights, x)
+        with passing(self, x.device):
+            features, statistics = self._map(record, weights, x)
+        return features.to(x.dtype), statistics
 
     def _map(self, function: TaskFunction, weights: TaskWeights, *args: Any) -> Any:
         """Apply a function of one task's weights and rows to every task."""
