@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sklmeta.backbones.initialization import make_conv, new_generator
-from sklmeta.backbones.normalization import TaskBatchNorm
+from sklmeta.backbones.normalization import TaskBatchNorm, is_hooked
 
 __all__ = ["ConvNet"]
 
@@ -102,7 +102,26 @@ def _block(
     layers: list[nn.Module] = [conv, TaskBatchNorm(n_out)]
     if halve and downsample == "pool":
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.ReLU())
+    return _Block(*layers, nn.ReLU())
+
+
+class _Block(nn.Sequential):
+    """A block whose layers after the convolution are one operation where they can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (n, C, H, W) to images."""
+        if not self._is_plain():
+            return super().forward(x)
+        conv, norm, *pooling = list(self)[:-1]
+        return norm.pooled_and_cut(conv(x), pool=bool(pooling))
+
+    def _is_plain(self) -> bool:
+        """Say whether the layers after the convolution are those of the start."""
+        kinds = [type(layer) for layer in self][1:]
+        return kinds in _FUSED and not any(is_hooked(layer) for layer in self)
+
+
+_FUSED = ([TaskBatchNorm, nn.MaxPool2d, nn.ReLU], [TaskBatchNorm, nn.ReLU])
 
 
 def _check_parameters(

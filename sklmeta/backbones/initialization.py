@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from sklmeta.backbones.fused_conv import TaskConv2d
+
 __all__ = [
     "cuda_devices",
     "global_seed",
@@ -132,11 +134,11 @@ def make_conv(
 
     Returns
     -------
-    torch.nn.Conv2d
-        The layer, on the CPU.
+    TaskConv2d
+        The layer, on the CPU; a `torch.nn.Conv2d`.
     """
     layer = nn.utils.skip_init(
-        nn.Conv2d, in_channels, out_channels, 3, stride=stride, padding=1, bias=bias
+        TaskConv2d, in_channels, out_channels, 3, stride=stride, padding=1, bias=bias
     )
     # With its weights channels last, a convolution computes channels last, too.
     layer.weight = nn.Parameter(

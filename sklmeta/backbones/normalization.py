@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sklmeta.backbones.fused import (
@@ -27,6 +28,7 @@ from sklmeta.backbones.fused import (
     per_channel,
     transforms_active,
 )
+from sklmeta.backbones.fused_block import extremes, normalised_blocks
 
 __all__ = [
     "TaskBatchNorm",
@@ -151,6 +153,19 @@ class TaskBatchNorm(nn.Module):
                 error.add_note(_CAPTURED)
             raise
 
+    def pooled_and_cut(self, x: Tensor, *, pool: bool) -> Tensor:
+        """Normalise images, halve them by maxima if asked to, and cut below 0."""
+        weight, bias, batch = self.weight, self.bias, self._mode in ("batch", "record")
+        on_cpu = x.device.type == "cpu" and not transforms_active()
+        if on_cpu and batch and weight is not None and _fits_kernel(x, weight):
+            if self._mode == "record":
+                self._statistics = moments(x)
+            return normalised_blocks(x, weight, bias, self.eps, pool=pool)
+        if pool and on_cpu and (self._mode == "given" or not (batch or self.training)):
+            return self(extremes(x, weight)).relu()
+        x = self(x)
+        return (F.max_pool2d(x, 2) if pool else x).relu()
+
     def _apply_batch(self, x: Tensor) -> Tensor:
         """Normalise with the batch's statistics, whose averages stay as they are."""
         if transforms_active():
@@ -225,6 +240,12 @@ class TaskBatchNorm(nn.Module):
         if self.weight is None or self.bias is None:
             return y * per_channel(torch.as_tensor(scale), y)
         return y * per_channel(scale * self.weight, y) + per_channel(self.bias, y)
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    return bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    )
 
 
 def _fits_kernel(x: Tensor, weight: Tensor) -> bool:
