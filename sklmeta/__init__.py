@@ -23,6 +23,8 @@ from sklmeta.gradient import (
     MAMLRegressor,
     MetaSGDClassifier,
     MetaSGDRegressor,
+    ReptileClassifier,
+    ReptileRegressor,
 )
 from sklmeta.metric import ProtoNetClassifier
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
@@ -57,6 +59,8 @@ __all__ = [
     "PooledClassifier",
     "PooledRegressor",
     "ProtoNetClassifier",
+    "ReptileClassifier",
+    "ReptileRegressor",
     "SmallTaskWarning",
     "Task",
     "TaskDistribution",

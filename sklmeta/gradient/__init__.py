@@ -10,6 +10,7 @@ from sklmeta.gradient.implicit_maml import (
 from sklmeta.gradient.inner_rates import InnerRates
 from sklmeta.gradient.maml import MAML, MAMLClassifier, MAMLRegressor
 from sklmeta.gradient.meta_sgd import MetaSGD, MetaSGDClassifier, MetaSGDRegressor
+from sklmeta.gradient.reptile import Reptile, ReptileClassifier, ReptileRegressor
 
 __all__ = [
     "ANIL",
@@ -28,4 +29,7 @@ __all__ = [
     "MetaSGD",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
+    "Reptile",
+    "ReptileClassifier",
+    "ReptileRegressor",
 ]
