@@ -9,7 +9,6 @@ from numbers import Integral
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from sklmeta.backbones.conv import ConvNet
 from sklmeta.backbones.initialization import (
@@ -19,6 +18,7 @@ from sklmeta.backbones.initialization import (
 )
 from sklmeta.backbones.mlp import MLP
 from sklmeta.backbones.normalization import convert_batch_norm
+from sklmeta.backbones.readiness import check_ready, copy_of, with_dense_gradients
 
 __all__ = ["build_backbone", "feature_size"]
 
@@ -73,8 +73,8 @@ def build_backbone(
     if backbone is None:
         module = _default_backbone(shape, seed)
     elif isinstance(backbone, nn.Module):
-        _check_ready(backbone)  # some lazy layers cannot be copied
-        module = copy.deepcopy(backbone)
+        check_ready(backbone)  # some of what is not cannot be copied
+        module = copy_of(backbone)
     elif isinstance(backbone, str):
         module = _named_backbone(backbone)
     elif callable(backbone):
@@ -84,8 +84,8 @@ def build_backbone(
             "backbone must be a torch.nn.Module, a callable that takes the input shape "
             f"and returns one, 'identity' or None; got {backbone!r}."
         )
-    _check_ready(module)
-    return convert_batch_norm(module).float()
+    check_ready(module)
+    return convert_batch_norm(with_dense_gradients(module)).float()
 
 
 def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:
@@ -174,17 +174,6 @@ def _call_factory(factory: Factory, shape: tuple[int, ...], seed: int) -> nn.Mod
             f"input shape {shape}, got {type(module).__name__}."
         )
     return module
-
-
-def _check_ready(module: nn.Module) -> None:
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"The backbone has lazy layers without weights yet ({', '.join(lazy)}). "
-            "Pass one batch through it before, or give a callable that takes the input "
-            "shape and builds layers of known sizes."
-        )
 
 
 def _zeros_like_parameters(module: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -101,12 +102,20 @@ def layer_not_twice(module: nn.Module, seen: Seen) -> str | None:
 def _fails_twice(layer: nn.Module, args: tuple[Any, ...]) -> bool:
     given = pytree.tree_map(_differentiable, args)
     leaves = [t for t in pytree.tree_leaves(given) if _is_tensor(t)]
+    layer = copy.deepcopy(layer)
     leaves = [t for t in (*leaves, *layer.parameters()) if t.requires_grad]
     try:
         with torch.enable_grad():
             outputs = [t for t in pytree.tree_leaves(layer(*given)) if _is_tensor(t)]
-            first = _gradients(outputs, leaves)
-            _gradients(first, leaves)
+            total = _total(outputs)
+            if total is None or not leaves:
+                return False
+            first = torch.autograd.grad(
+                total, leaves, create_graph=True, allow_unused=True
+            )
+            total = _total([g for g in first if g is not None])
+            if total is not None:
+                total.backward()
     except RuntimeError:
         return True
     return False
@@ -117,11 +126,7 @@ def _differentiable(leaf: Any) -> Any:
     return leaf.clone().requires_grad_() if floating else leaf
 
 
-def _gradients(values: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """Return the gradients of what the values amount to, those that there are."""
+def _total(values: list[Tensor]) -> Tensor | None:
+    """Return what has a gradient in one number; None where nothing has."""
     used = [t.square().sum() for t in values if t.requires_grad]
-    if not used or not leaves:
-        return []
-    total = torch.stack(used).sum()
-    found = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
-    return [g for g in found if g is not None]
+    return torch.stack(used).sum() if used else None

@@ -1,0 +1,107 @@
+"""What a module must be for tasks to have weights of their own in it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["check_ready", "copy_of", "with_dense_gradients"]
+
+_OLD_NORMS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+
+
+def check_ready(module: nn.Module) -> None:
+    """Refuse modules that cannot be called with other weights, or cannot be called.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer, and what to do.
+    """
+    _refuse_lazy(module)
+    for name, layer in module.named_modules():
+        where = f"The backbone's layer {name!r}" if name else "The backbone"
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{where} is compiled by torch.jit, and cannot be called with a "
+                "task's own weights. Give the Python module that it was made from."
+            )
+        if hasattr(layer, "_orig_mod"):
+            raise ValueError(
+                f"{where} is compiled by torch.compile, which makes no second "
+                "derivatives. Give the module that it was made from; compile=True of "
+                "the estimator compiles the meta-update."
+            )
+        if any(type(h).__module__ in _OLD_NORMS for h in _hooks(layer)):
+            raise ValueError(
+                f"{where} ({type(layer).__name__}) has a hook that computes its weight "
+                "and keeps it, which cannot be copied. Use torch.nn.utils."
+                "parametrizations.weight_norm or spectral_norm instead of those of "
+                "torch.nn.utils."
+            )
+        if getattr(layer, "max_norm", None) is not None:
+            raise ValueError(
+                f"{where} ({type(layer).__name__}) has max_norm={layer.max_norm}, and "
+                "writes into its weights when it is called. Use max_norm=None."
+            )
+    _refuse_tensors(module)
+
+
+def _hooks(layer: nn.Module) -> list[object]:
+    return list(layer._forward_pre_hooks.values())
+
+
+def _refuse_lazy(module: nn.Module) -> None:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"The backbone has lazy layers without weights yet ({', '.join(lazy)}). "
+            "Pass one batch through it before, or give a callable that takes the input "
+            "shape and builds layers of known sizes."
+        )
+
+
+def _refuse_tensors(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.is_complex():
+            raise ValueError(
+                f"The backbone's weight {name!r} is complex ({parameter.dtype}), and "
+                "weights must be real: keep real and imaginary parts apart "
+                "(torch.view_as_real) and put them together in forward "
+                "(torch.view_as_complex)."
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"The backbone's weight {name!r} is on the meta device and has no "
+                "values. Build the module on a device, or give a callable that does."
+            )
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a user's module.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ValueError(
+            f"The backbone, a {type(module).__name__}, cannot be copied "
+            f"({type(error).__name__}: {error}). Give a callable that takes the input "
+            "shape and builds it."
+        ) from error
+
+
+def with_dense_gradients(module: nn.Module) -> nn.Module:
+    """Let embeddings have dense gradients, in place: sparse ones have no second."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False
+    return module
