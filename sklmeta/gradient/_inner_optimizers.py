@@ -42,7 +42,7 @@ class Moments:
     ----------
     values : dict of str to Tensor
         By the names of weights, of shapes that broadcast with (T, ...).
-    weight : Tensor of shape ()
+    weight : Tensor of one element
         What a constant 1 would have been averaged to.
     """
 
@@ -119,8 +119,6 @@ class SharedMoments(nn.Module):
         moments in common, since their order means nothing.
     """
 
-    weight: Tensor
-
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], per_way: bool) -> None:
         super().__init__()
         self.per_way = per_way
@@ -129,19 +127,18 @@ class SharedMoments(nn.Module):
             for name, shape in shapes.items()
         }
         n_values = sum(shape.numel() for shape in self.shapes.values())
-        # The last is the share of the tasks of a meta-update that have reported.
+        # The last is the weight of all; its gradient, the share of tasks that report.
         self.values = nn.Parameter(torch.zeros(n_values + 1))
-        self.register_buffer("weight", torch.zeros(()))
 
     def start(self) -> Moments:
         """Return the second moments that every task starts from."""
         sizes = [shape.numel() for shape in self.shapes.values()]
-        parts = self.values.detach()[:-1].split(sizes)
+        *parts, weight = self.values.detach().split([*sizes, 1])
         values = {}
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
             ways = (1,) if self._has_ways(name) else ()
             values[name] = part.view(1, *ways, *shape)
-        return Moments(values, self.weight)
+        return Moments(values, weight)
 
     def report(self, moments: Moments, ways: Tensor) -> Tensor:
         """Return what is to be added to the meta-losses, (T,), for `commit` to find.
@@ -175,8 +172,9 @@ class SharedMoments(nn.Module):
         gradient, self.values.grad = self.values.grad, None
         if gradient is None or not gradient[-1] > 0:
             return
+        kept = BETA**n_steps
         self.values[:-1] = gradient[:-1] / gradient[-1]
-        self.weight.mul_(BETA**n_steps).add_(1 - BETA**n_steps)
+        self.values[-1].mul_(kept).add_(1 - kept)
 
     def _has_ways(self, name: str) -> bool:
         return self.per_way and name.startswith("head.")
