@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sklmeta._checks import diverged, finite_rows
+from sklmeta._checks import diverged, finite_rows, refuse_more_ways
 from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.inference import adapt, predict_rows
@@ -65,6 +65,7 @@ class TorchModel:
         if preparation.labels == "local":
             assert classes is not None
             n_way = torch.tensor([len(classes)], device=device)
+            refuse_more_ways(meta, meta.learner_, n_way, lambda _: "y_support")
         support = Rows(
             pool.take(torch.arange(len(x))[None]),
             pool.y[None],

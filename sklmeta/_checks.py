@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "float_targets",
     "label_column",
     "refuse_disjoint_labels",
+    "refuse_more_ways",
     "row_numbers",
     "sorted_classes",
     "target_numbers",
@@ -265,6 +266,38 @@ def finite_rows(outputs: torch.Tensor, classifies: bool) -> torch.Tensor:
     if classifies:
         return outputs.amax(-1).isfinite()
     return outputs.isfinite().all(-1)
+
+
+def refuse_more_ways(
+    meta: Any, learner: Any, n_way: torch.Tensor | None, where: Callable[[int], str]
+) -> None:
+    """Refuse tasks with more ways than the learner takes.
+
+    Parameters
+    ----------
+    meta, learner
+        The estimator, and its torch learner.
+    n_way : Tensor of shape (T,) or None
+        Number of ways of each task; None where labels are not local.
+    where : callable
+        Returns what messages call a task, by its number.
+
+    Raises
+    ------
+    ValueError
+        Naming the first such task.
+    """
+    most = learner.most_ways
+    if most is None or n_way is None or int(n_way.max()) <= most:
+        return
+    first = int((n_way > most).int().argmax())
+    n_ways = int(n_way[first])
+    raise ValueError(
+        f"Got {n_ways} classes in {where(first)}, and this {type(meta).__name__} takes "
+        f"at most {most}, as many as a task had in its meta-training. Meta-train on "
+        f"episodes of as many (n_way={n_ways}), or with head='shared' or 'prototype', "
+        "which take any number."
+    )
 
 
 def diverged(meta: Any, where: str) -> MetaTrainingError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sklmeta import _episodes
-from sklmeta._checks import diverged, finite_rows
+from sklmeta._checks import diverged, finite_rows, refuse_more_ways
 from sklmeta._meta_training import episode_spec
 from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.episodes import EpisodeSampler, gather
+from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, gather
 from sklmeta.engine.inference import embedded, run_episodes
 from sklmeta.engine.learner import Learner
+from sklmeta.engine.pool import RowPool
 from sklmeta.engine.targets import TaskTargets
 from sklmeta.tasks import ClassPool, TaskSet
 
@@ -45,16 +47,21 @@ def score_tasks(
         parts = iter(drawn := list(parts))
         learner, pool = embedded(learner, pool, torch.cat([p.rows() for p in drawn]))
     for index in parts:
+        name = partial(_named, pool, index)
+        refuse_more_ways(meta, learner, index.n_way, name)
         episodes = gather(pool, index)
         outputs = episode_outputs(learner, episodes, preparation.task_targets)
         bad = ~finite_rows(outputs, meta._classifies) & episodes.query.mask.cpu()
         if bad.any():
-            first = int(index.task[bad.any(1)][0])
-            where = (
-                "an episode" if pool.is_class_pool else f"task {pool.names[first]!r}"
-            )
-            raise diverged(meta, where)
+            raise diverged(meta, name(int(bad.any(1).int().argmax())))
         total.add(outputs, episodes.query)
+
+
+def _named(pool: RowPool, index: EpisodeIndex, episode: int) -> str:
+    """Return what messages call an episode."""
+    if pool.is_class_pool:
+        return "an episode"
+    return f"task {pool.names[int(index.task[episode])]!r}"
 
 
 def episode_outputs(

@@ -11,7 +11,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sklmeta._checks import diverged, finite_rows, label_column
+from sklmeta._checks import (
+    diverged,
+    finite_rows,
+    label_column,
+    refuse_more_ways,
+)
 from sklmeta._parameters import resolve_device
 from sklmeta._pooling import PooledRows
 from sklmeta._preparation import Preparation
@@ -117,6 +122,10 @@ def _encoded(meta: Any, tasks: TaskSet, query_Xs: Sequence[ArrayLike]) -> Suppor
         classes, codes = _local_codes(tasks)
         y = torch.from_numpy(codes).to(device)
         n_way = torch.tensor([len(own) for own in classes], device=device)
+        names = tasks.names
+        refuse_more_ways(
+            meta, meta.learner_, n_way, lambda task: f"task {names[task]!r}"
+        )
     support = _padded(pool, y, n_way)
     query = _padded(query_pool, y.new_zeros(query_pool.n_rows, *y.shape[1:]), n_way)
     episodes = Episodes(support, query)

@@ -65,7 +65,8 @@ class Learner(nn.Module):
     loss changes on the way; `sees_features` says that rows are features made once for
     all episodes, in the precision they are to be compared in; `own_updates` names
     parameters that the outer optimizer leaves alone, since the learner itself reads
-    their gradients after a meta-update.
+    their gradients after a meta-update; `most_ways` is the most ways that a task with
+    local labels can have, None where there may be any number.
 
     Parameters
     ----------
@@ -81,6 +82,7 @@ class Learner(nn.Module):
     adaptation_options: tuple[str, ...] = ()
     transductive: bool = False
     sees_features: bool = False
+    most_ways: int | None = None
     progress: Progress = Progress()
     own_updates: tuple[str, ...] = ()
 

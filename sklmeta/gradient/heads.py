@@ -46,7 +46,16 @@ Features = Callable[[], Tensor]
 
 
 class Head(nn.Module):
-    """What heads have in common: where adaptation starts."""
+    """What heads have in common: where adaptation starts.
+
+    Attributes
+    ----------
+    most_ways : int or None
+        The most ways that a task can have; None where there may be any number, or
+        labels are not local.
+    """
+
+    most_ways: int | None = None
 
     def start(self, support: Rows, features: Features) -> dict[str, Tensor]:
         """Return every task's weight (T, N, F) and bias (T, N) before adaptation.
@@ -107,6 +116,15 @@ class FixedHead(LinearHead):
     generator : torch.Generator, default=None
         Draws the initial weights.
     """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_ways: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(n_features, n_ways, generator)
+        self.most_ways = n_ways
 
     def start(self, support: Rows, features: Features) -> dict[str, Tensor]:
         """Return every task's weight (T, N, F) and bias (T, N) before adaptation.
@@ -184,4 +202,5 @@ def _order_of_ways(support: Rows, n_ways: int) -> Tensor:
     place = means @ direction.to(means.device)  # (T, N)
     assert support.n_way is not None
     present = way_mask(support.n_way, n_ways)
-    return place.masked_fill(~present, torch.inf).argsort(1).argsort(1)
+    place = place.masked_fill(~present, torch.inf)
+    return place.argsort(dim=1, stable=True).argsort(dim=1)

@@ -23,7 +23,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklmeta import _leakage
-from sklmeta._checks import diverged, finite_rows, label_column, target_numbers
+from sklmeta._checks import (
+    diverged,
+    finite_rows,
+    label_column,
+    refuse_more_ways,
+    target_numbers,
+)
 from sklmeta._episodes import VALUES_SCORED_AT_ONCE
 from sklmeta._few_shot import FewShotEstimator
 from sklmeta._parameters import resolve_device
@@ -238,6 +244,7 @@ def _decoded(
     """Return the predictions of a part of the episodes."""
     preparation = meta._preparation
     index = drawn.index()
+    refuse_more_ways(meta, learner, index.n_way, drawn.label)
     outputs = episode_outputs(learner, gather(pool, index), preparation.task_targets)
     bad = (~finite_rows(outputs, meta._classifies) & index.query_mask).any(1)
     if bad.any():
