@@ -208,8 +208,9 @@ class ANIL(GradientLearner):
             error = outputs.softmax(-1) - target
         else:
             error = (outputs - support.y) * (2 / outputs.shape[-1])
-        count = support.mask.sum(1).clamp(min=1)
-        error = error * (support.mask / count.unsqueeze(1)).unsqueeze(-1)
+        share = support.mask.to(error.dtype)
+        share = share / share.sum(1, keepdim=True).clamp(min=1)
+        error = error * share.unsqueeze(-1)
         return {"head.weight": error.mT @ support.x, "head.bias": error.sum(1)}
 
 
