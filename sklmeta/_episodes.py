@@ -31,9 +31,11 @@ __all__ = [
 
 POOL_EPISODES = 200
 HELD_OUT_EPISODES = 100
-EPISODES_DRAWN_AT_ONCE = 256
+EPISODES_DRAWN_AT_FIRST = 256
+EPISODES_DRAWN_AT_ONCE = 2048
 EPISODES_SCORED_AT_ONCE = 256
 VALUES_SCORED_AT_ONCE = 2**26  # of features, padding included: 256 MB
+VALUES_GATHERED_AT_ONCE = 2**19  # of features: 2 MB
 TASKS_SAMPLED_AT_ONCE = 1024
 MIN_HELD_OUT_TASKS = 5
 DEFAULT_WAYS = 5
@@ -46,10 +48,12 @@ def endless_batches(
 
     The episodes of many updates are drawn in one go, and their rows gathered when due.
     """
-    n_batches = max(1, EPISODES_DRAWN_AT_ONCE // batch_size)
+    n_together = EPISODES_DRAWN_AT_FIRST
     while True:
+        n_batches = max(1, n_together // batch_size)
         index = sampler.draw(n_batches * batch_size, generator)
         yield from batches_of(sampler, index, batch_size)
+        n_together = min(2 * n_together, EPISODES_DRAWN_AT_ONCE)
 
 
 def one_pass(
@@ -68,9 +72,27 @@ def one_pass(
 def batches_of(
     sampler: EpisodeSampler, index: EpisodeIndex, batch_size: int
 ) -> Iterator[Episodes]:
-    """Yield the episodes of an index, `batch_size` at a time."""
-    for start in range(0, len(index), batch_size):
-        yield sampler.gather(index[start : start + batch_size])
+    """Yield the episodes of an index, `batch_size` at a time.
+
+    Where all have equal numbers of rows, and few, the rows of many batches are gathered
+    in one go.
+    """
+    together = batch_size * _batches_together(sampler, index, batch_size)
+    for start in range(0, len(index), together):
+        episodes = sampler.gather(index[start : start + together])
+        for first in range(0, len(episodes), batch_size):
+            yield episodes[first : first + batch_size]
+
+
+def _batches_together(
+    sampler: EpisodeSampler, index: EpisodeIndex, batch_size: int
+) -> int:
+    """Return how many batches are gathered in one go."""
+    if not (index.support_mask.all() and index.query_mask.all()):
+        return 1  # they would be padded to the longest of others
+    n_rows = index.support.shape[1] + index.query.shape[1]
+    values = n_rows * prod(sampler.pool.input_shape) * batch_size
+    return max(1, VALUES_GATHERED_AT_ONCE // max(values, 1))
 
 
 def sampled_batches(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from functools import cached_property
+from math import ceil, isfinite
 from typing import Any
 
 import torch
@@ -88,12 +89,29 @@ class _EpisodeNet(NeuralNet):
                 yield name, parameter
 
     def train_step_single(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
-        self._set_training(True)
+        if not all(module.training for module in self._modules_of_learner):
+            self._set_training(True)
         n_done = self.n_done_before + self.n_updates_done
-        self.module_.progress = Progress(n_done, self.n_planned)
+        progress = Progress(n_done, self.n_planned)
+        object.__setattr__(self.module_, "progress", progress)  # no tensor: quicker
         total = self.update(batch)
         self._refuse_non_finite(total)
         return {"loss": total, "y_pred": None}
+
+    @cached_property
+    def _modules_of_learner(self) -> list[nn.Module]:
+        """The learner's modules; looking them up costs more than asking them."""
+        return list(self.module_.modules())
+
+    def _zero_grad_optimizer(self, set_to_none: bool | None = None) -> None:
+        optimizer = self.optimizer_
+        if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+            return super()._zero_grad_optimizer(set_to_none)
+        # The same without its profiling, which costs small nets a tenth of an update.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        return None
 
     def train_step(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
         step = super().train_step(batch, **fit_params)
@@ -110,7 +128,7 @@ class _EpisodeNet(NeuralNet):
         return {"loss": total, "y_pred": None}
 
     def _refuse_non_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+        if not isfinite(loss.item()):
             raise MetaTrainingError(
                 f"The meta-training loss became {loss.item()} at meta-update "
                 f"{self.n_updates_done + 1}. {self.remedy}"
