@@ -427,7 +427,8 @@ def _join_ways(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     rows, mask, way : Tensor of shape (B, at most N * S)
-        The rows, which are real, and the way of each.
+        The rows, which are real, and the way of each; 0 where a row is padding, which
+        every task has.
     """
     n_way = rows.shape[1]
     way = torch.arange(n_way)[:, None].expand(rows.shape)
@@ -436,4 +437,5 @@ def _join_ways(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return rows, mask, way
     order = mask.int().argsort(dim=1, descending=True, stable=True)
     order = order[:, : int(mask.sum(1).max())]
-    return rows.gather(1, order), mask.gather(1, order), way.gather(1, order)
+    mask = mask.gather(1, order)
+    return rows.gather(1, order), mask, way.gather(1, order).masked_fill_(~mask, 0)
