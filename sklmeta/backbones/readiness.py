@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
-__all__ = ["check_ready", "copy_of", "with_dense_gradients"]
+__all__ = ["WeightNorm", "check_ready", "copy_of", "twice_differentiable"]
 
 _OLD_NORMS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 
@@ -99,9 +100,55 @@ def copy_of(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def with_dense_gradients(module: nn.Module) -> nn.Module:
-    """Let embeddings have dense gradients, in place: sparse ones have no second."""
+def twice_differentiable(module: nn.Module) -> nn.Module:
+    """Change layers whose gradients torch cannot differentiate, or does wrongly.
+
+    Embeddings have dense gradients: sparse ones have no derivatives. Weight
+    normalisation is computed by its formula: the second derivatives of torch's kernel
+    are wrong (in 2.6 to 2.13, against finite differences).
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place; its weights stay the same.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False
+        if isinstance(layer, ParametrizationList):
+            for name, item in layer.named_children():
+                if type(item).__name__ == "_WeightNorm":
+                    setattr(layer, name, WeightNorm(int(item.dim)))
     return module
+
+
+class WeightNorm(nn.Module):
+    """A weight as its size, slice by slice along an axis, times its direction.
+
+    Parameters
+    ----------
+    dim : int
+        The axis; -1 for a single size.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, size: Tensor, direction: Tensor) -> Tensor:
+        """Return the weight."""
+        return direction * (size / self._norm(direction))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return size and direction of a weight."""
+        return self._norm(weight), weight
+
+    def _norm(self, weight: Tensor) -> Tensor:
+        others = [axis for axis in range(weight.dim()) if axis != self.dim]
+        keepdim = self.dim != -1
+        return torch.linalg.vector_norm(weight, dim=others, keepdim=keepdim)

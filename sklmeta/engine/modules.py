@@ -59,7 +59,8 @@ def no_trace(module: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for name, value in buffers.items():
-                    module.get_buffer(name).copy_(value)
+                    if not torch.equal(module.get_buffer(name), value):
+                        module.get_buffer(name).copy_(value)
 
 
 def try_out(learner: Learner, episodes: Episodes) -> None:
@@ -170,6 +171,7 @@ class _Trial:
 
     def _vectorises(self) -> bool:
         """Whether tasks taken together have the gradients of tasks taken apart."""
+        self.probe.tasks_apart = True
         self._checked(self._meta_gradient, "adapting")
         expected = self._meta_gradient()
         self.learner.plain_attention = self.probe.plain_attention
@@ -180,8 +182,9 @@ class _Trial:
                 found = self._meta_gradient()
                 self.probe.train()
                 self._meta_gradient()
-            except Exception:  # whatever it is, one task at a time works
-                return False
+            except Exception as error:  # whatever it is, one task at a time works
+                self.probe.eval()
+                return self._falls_back(error) and self._vectorises()
         if any(_SLOW_VMAP in str(warning.message) for warning in caught):
             return False
         tolerance = 1e-6 if self.dtype == torch.float64 else 2e-3
