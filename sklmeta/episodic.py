@@ -354,11 +354,13 @@ class EpisodicMetaLearner(BaseMetaLearner):
     def _predict_supports(
         self, tasks: TaskSet, query_Xs: Sequence[ArrayLike]
     ) -> list[NDArray[Any]]:
+        self._refuse_changed_parameters()
         return predict_supports(self, tasks, query_Xs)
 
     def _score_tasks(
         self, tasks: TaskSet | ClassPool, seed: int, total: MeanAccuracy | PooledR2
     ) -> None:
+        self._refuse_changed_parameters()
         score_tasks(self, tasks, seed, total)
 
     def _configured_learner(self) -> Learner:
