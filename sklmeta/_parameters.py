@@ -63,7 +63,8 @@ image_shape : tuple of int, default=None
 
 normalize_x : bool, default=True
     Scale features of tables to mean 0 and standard deviation 1 over the meta-training
-    tasks. Images are left alone (uint8 is scaled to [0, 1]).
+    tasks; values beyond 3 standard deviations go on like a logarithm, since inner loops
+    diverge on long tails. Images are left alone (uint8 is scaled to [0, 1]).
 
 outer_lr : float, default=1e-3
     Step size of the outer loop.

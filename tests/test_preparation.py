@@ -36,6 +36,17 @@ def test_features_get_mean_0_and_deviation_1_over_all_tasks(rng):
     np.testing.assert_allclose(preparation.features(new)[:, :2], scaled, rtol=1e-5)
 
 
+def test_features_far_out_go_on_like_a_logarithm(rng):
+    X = rng.normal(size=(400, 1))
+    preparation, _ = learn(X, rng.normal(size=400))
+    z = np.array([-1e6, -20.0, -3.0, -2.999, 0.0, 1.5, 3.0, 3.001, 4.0, 1e6])
+    got = preparation.features(X.mean() + X.std() * z[:, None])[:, 0]
+    tail = 3 + np.log(np.abs(z) - 2, where=np.abs(z) > 3, out=np.zeros_like(z))
+    expected = np.where(np.abs(z) > 3, np.sign(z) * tail, z)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert (np.diff(got) > 0).all()
+
+
 def test_large_offsets_keep_their_digits(rng):
     small = rng.normal(size=(40, 1))
     preparation, _ = learn(1e9 + small, rng.normal(size=40))
