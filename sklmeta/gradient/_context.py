@@ -1,22 +1,61 @@
-"""Whether a network can adapt by context parameters at all, found out by trying."""
+"""What CAVIA needs besides: docs of its parameters, and whether a net can adapt."""
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 
+from sklmeta._parameters import filled_in
 from sklmeta.engine.batches import Rows
+from sklmeta.gradient._estimator import with_gradient_parameters
 from sklmeta.gradient.network import GradientLearner
 
-__all__ = ["CONTEXT", "refuse_idle_context"]
+__all__ = ["CONTEXT", "refuse_idle_context", "with_context_parameters"]
 
 CONTEXT = "backbone.context"
 """What the context is called among a task's weights."""
 
+CONTEXT_PARAMETERS = """\
+backbone : torch.nn.Module, callable, "identity" or None, default=None
+    Maps rows to features: a module to copy, a function of the input shape that
+    returns one, or None for an MLP (rows) or a four-block convolution net (images).
+    For rows of a table it must take `n_context` inputs more than there are
+    features, the last ones; a function is called with that shape. In nets on images
+    the context scales and shifts channels, by a `sklmeta.backbones.FiLM` layer that
+    is put behind one of the normalisations, unless the module has some.
+
+n_context : int, default=5
+    Number of context parameters. The paper takes 5 for sine waves and 100 for
+    images.
+
+inner_lr : float, default=1.0
+    Step size of the inner loop. Read when adapting.
+
+inner_steps : int, default=1
+    Gradient steps of the inner loop, in meta-training and when adapting; change it
+    after `fit` to adapt further, or to 0 for the predictions before adaptation.
+
+first_order : bool, default=False
+    Leave out second derivatives.
+"""
+
+Class = TypeVar("Class", bound=type)
+
 N_DRAWS = 3
 N_ROWS = 8
 ROUNDING = 1e-10  # of gradients in double precision
+
+
+def with_context_parameters(cls: Class) -> Class:
+    """Write CAVIA's and all shared parameters into a class docstring.
+
+    Like `with_gradient_parameters`, in place of ``<context parameters>`` too.
+    """
+    return with_gradient_parameters(
+        filled_in(cls, {"<context parameters>": CONTEXT_PARAMETERS})
+    )
 
 
 def refuse_idle_context(
