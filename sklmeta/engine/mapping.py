@@ -28,6 +28,7 @@ __all__ = [
     "map_tasks",
     "mapping_method",
     "passing",
+    "shares_out_tasks",
     "task_gradients",
     "tasks_per_pass",
 ]
@@ -53,6 +54,16 @@ def tasks_per_pass(module: nn.Module, device: torch.device) -> int | None:
     Where tasks are looped over, one at a time keeps one task's graph in the caches.
     """
     return 1 if mapping_method(module, device) == "loop" else None
+
+
+def shares_out_tasks(module: nn.Module, device: torch.device) -> bool:
+    """Say whether threads that take one task each are faster than one after another.
+
+    So it is with convolutions on the CPU, whose operations last long enough for Python
+    not to be what threads wait for.
+    """
+    convolves = _has_layer(module, _ConvNd)
+    return convolves and device.type == "cpu" and tasks_per_pass(module, device) == 1
 
 
 def map_tasks(

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.learner import Learner
-from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.engine.mapping import shares_out_tasks, tasks_per_pass
 from sklmeta.engine.programs import replayed
 from sklmeta.engine.recorded import RecordedUpdate, can_be_recorded
+from sklmeta.engine.threads import ThreadedUpdate
 
 __all__ = ["EagerUpdate", "Update", "UpdateOptions", "make_update", "parts_of"]
 
@@ -52,7 +53,14 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
     """
     if can_be_recorded(learner):
         return RecordedUpdate(learner, parts_of, replayed)
+    if shares_out_tasks(learner, _device_of(learner)):
+        return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
+
+
+def _device_of(learner: Learner) -> torch.device:
+    weight = next(learner.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def parts_of(learner: Learner, batch: Episodes) -> Iterator[Episodes]:

@@ -1,0 +1,262 @@
+"""Tasks of a batch shared out over the cores of a CPU.
+
+Two threads that compute one task each are faster than two threads that share every
+operation of one: convolutions of a few small images are too short to be cut. Every
+thread has a copy of the learner's modules (calls with a task's own weights swap a
+module's attributes) around the same weights, and torch computes with one thread in
+each. Gradients are added in the order of the tasks, whoever comes first: the result is
+to the last bit that of one thread taking task after task.
+
+Not for learners on which a task leaves a trace, as running averages and random draws
+are: they would depend on who comes first. Whether one does is seen on the first batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.learner import Learner
+
+__all__ = ["ThreadedUpdate", "in_threads", "one_thread", "replicas"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Parts = Callable[[Learner, Episodes], Iterator[Episodes]]
+
+
+class ThreadedUpdate:
+    """Loss and gradients of a batch, tasks shared out over threads.
+
+    Parameters
+    ----------
+    learner : Learner
+        On the CPU.
+    parts_of : callable
+        Cuts a batch into the parts that go through the learner.
+    otherwise : callable
+        The update of learners and batches that threads do not suit.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        parts_of: Parts,
+        otherwise: Callable[[Episodes], Tensor],
+    ) -> None:
+        self.learner = learner
+        self.parts_of = parts_of
+        self.otherwise = otherwise
+        self.leaves_trace: bool | None = None
+
+    def __call__(self, batch: Episodes) -> Tensor:
+        """Add the gradients of a batch, and return its mean loss."""
+        if self.leaves_trace or torch.get_num_threads() == 1:
+            return self.otherwise(batch)
+        if self.leaves_trace is None:
+            before = _traces(self.learner)
+            with one_thread():
+                loss = self.otherwise(batch)
+            self.leaves_trace = _differ(before, _traces(self.learner))
+            return loss
+        parts = list(self.parts_of(self.learner, batch))
+        n_threads = min(torch.get_num_threads(), len(parts), self._most(batch))
+        workers = replicas(self.learner, n_threads) if n_threads > 1 else []
+        if not workers:
+            with one_thread():
+                return self.otherwise(batch)
+        return self._shared_out(workers, parts, len(batch))
+
+    def _most(self, batch: Episodes) -> int:
+        """Return how many tasks at once the memory is enough for."""
+        budget = self.learner.budget
+        fits = None if budget is None else budget.n_tasks(self.learner, batch)
+        return len(batch) if fits is None else max(fits, 1)
+
+    def _shared_out(
+        self, workers: list[Learner], parts: list[Episodes], n_tasks: int
+    ) -> Tensor:
+        weights = [p for p in self.learner.parameters() if p.requires_grad]
+        total = torch.zeros(())
+
+        def compute(worker: Learner, part: Episodes) -> tuple[Tensor, Any]:
+            loss = worker.meta_loss(part).sum() / n_tasks
+            return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+        def add(result: tuple[Tensor, Any]) -> None:
+            loss, gradients = result
+            total.add_(loss)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                if gradient is None:
+                    continue
+                if weight.grad is None:
+                    weight.grad = torch.empty_like(weight).copy_(gradient)
+                else:
+                    weight.grad.add_(gradient)
+
+        in_threads(compute, workers, parts, add)
+        return total
+
+
+def in_threads(
+    function: Callable[[Learner, Item], Result],
+    workers: Sequence[Learner],
+    items: Sequence[Item],
+    take: Callable[[Result], None],
+) -> None:
+    """Call a function on every item, in as many threads as there are workers.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a worker, which nobody else uses meanwhile, and an item.
+    workers : sequence of Learner
+    items : sequence
+    take : callable
+        Is given what the function returns, in the order of the items.
+
+    Raises
+    ------
+    Exception
+        What the function raises on the first of the items that it fails on, or `take`
+        does. By then all threads have ended, as they have after Ctrl-C.
+    """
+    work = _Work(function, items, take)
+    threads = [
+        threading.Thread(target=work.do, args=(worker,), daemon=True)
+        for worker in workers
+    ]
+    n_threads = torch.get_num_threads()
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            work.started.acquire()
+        # What a thread sets is what threads of others would begin with.
+        torch.set_num_threads(n_threads)
+        work.may_begin.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        work.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        torch.set_num_threads(n_threads)
+    if work.errors:
+        raise work.errors[min(work.errors)]
+
+
+class _Work:
+    """Items to be done, and results that wait for those before them."""
+
+    def __init__(
+        self,
+        function: Callable[[Any, Any], Any],
+        items: Sequence[Any],
+        take: Callable[[Any], None],
+    ) -> None:
+        self.function, self.items, self.take = function, items, take
+        self.started = threading.Semaphore(0)
+        self.may_begin = threading.Event()
+        self.errors: dict[int, BaseException] = {}
+        self._lock = threading.Lock()
+        self._remaining = iter(range(len(items)))
+        self._waiting: dict[int, Any] = {}
+        self._n_taken = 0
+
+    def do(self, worker: Any) -> None:
+        """Take one item after another until there are none, or one fails."""
+        # A thread that has not computed yet would take the number of others when it
+        # first does; asking for it comes before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        self.started.release()
+        self.may_begin.wait()
+        while (index := self._next()) is not None:
+            try:
+                self._finish(index, self.function(worker, self.items[index]))
+            except BaseException as error:
+                self._fail(index, error)
+
+    def stop(self) -> None:
+        """Let threads end after the item that they are at."""
+        with self._lock:
+            self._remaining = iter(())
+        self.may_begin.set()
+
+    def _next(self) -> int | None:
+        with self._lock:
+            return next(self._remaining, None)
+
+    def _finish(self, index: int, result: Any) -> None:
+        with self._lock:
+            self._waiting[index] = result
+            while self._n_taken in self._waiting:
+                self.take(self._waiting.pop(self._n_taken))
+                self._n_taken += 1
+
+    def _fail(self, index: int, error: BaseException) -> None:
+        with self._lock:
+            self.errors[index] = error
+        self.stop()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, and with as many as before afterwards."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def replicas(learner: Learner, n: int) -> list[Learner]:
+    """Return copies of a learner around the same parameters and buffers.
+
+    None at all, where it holds what cannot be copied.
+    """
+    shared = {id(t): t for t in (*learner.parameters(), *learner.buffers())}
+    if learner.budget is not None:
+        shared[id(learner.budget)] = learner.budget
+    try:
+        return [copy.deepcopy(learner, dict(shared)) for _ in range(n)]
+    except Exception:  # whatever it is, one thread works
+        return []
+
+
+Traces = tuple[list[Any], list[Any]]
+
+
+def _traces(learner: nn.Module) -> Traces:
+    """Return what a task could have changed: attributes, buffers, random states."""
+    objects: list[Any] = []
+    states: list[Any] = [torch.get_rng_state()]
+    for module in learner.modules():
+        for name, value in vars(module).items():
+            objects.append((name, value))
+            if isinstance(value, torch.Generator):
+                states.append(value.get_state())
+    for name, buffer in learner.named_buffers():
+        objects.append((name, buffer))
+        states.append(torch.tensor(buffer._version))
+    return objects, states
+
+
+def _differ(before: Traces, after: Traces) -> bool:
+    if len(before[0]) != len(after[0]) or len(before[1]) != len(after[1]):
+        return True
+    pairs = zip(before[0], after[0], strict=True)
+    if any(name != other or a is not b for (name, a), (other, b) in pairs):
+        return True
+    states = zip(before[1], after[1], strict=True)
+    return not all(torch.equal(a, b) for a, b in states)

@@ -1,0 +1,262 @@
+"""Tasks shared out over threads: equal to the last bit to one after another."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from sklmeta.backbones import MLP, ConvNet
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.learner import Learner
+from sklmeta.engine.threads import ThreadedUpdate, in_threads, one_thread, replicas
+from sklmeta.engine.updates import EagerUpdate, make_update, parts_of
+from sklmeta.gradient import MAML
+from sklmeta.metric import ProtoNet
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    """Let torch have three threads; it still has afterwards, and none is left."""
+    torch.set_num_threads(3)
+    others = threading.active_count()
+    yield
+    assert torch.get_num_threads() == 3
+    assert threading.active_count() == others
+    torch.set_num_threads(1)
+
+
+def images(n_tasks=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows(n):
+        x = torch.rand(n_tasks, n, 1, 8, 8, generator=generator)
+        mask = torch.ones(n_tasks, n, dtype=torch.bool)
+        mask[1, -1] = False  # tasks of different sizes
+        return Rows(x, torch.arange(n).remainder(2).expand(n_tasks, -1), mask)
+
+    return Episodes(rows(4), rows(6))
+
+
+def maml(backbone=None, n_features=8, **options):
+    generator = torch.Generator().manual_seed(0)
+    backbone = backbone or ConvNet((1, 8, 8), 8, 2, generator=generator)
+    n_features = getattr(backbone, "out_features", n_features)
+    options = {"task_type": "classification", "inner_lr": 0.1, **options}
+    return MAML(backbone, n_features, 2, generator=generator, **options).train()
+
+
+def gradients(learner, update, batch):
+    learner.zero_grad()
+    loss = update(batch)
+    return [loss, *(p.grad.clone() for p in learner.parameters())]
+
+
+def threaded(learner):
+    """Return an update that knows already that the learner leaves no trace."""
+    update = ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
+    update.leaves_trace = False
+    return update
+
+
+@pytest.mark.parametrize("options", [{}, {"inner_steps": 2}, {"first_order": True}])
+def test_equal_to_one_thread_to_the_last_bit(options):
+    learner, batch = maml(**options), images()
+    with one_thread():
+        expected = gradients(learner, EagerUpdate(learner), batch)
+    update = threaded(learner)
+    for _ in range(3):
+        for found, same in zip(
+            gradients(learner, update, batch), expected, strict=True
+        ):
+            assert torch.equal(found, same)
+
+
+def test_gradients_are_added_to_those_there_are():
+    learner, batch = maml(), images()
+    update = threaded(learner)
+    once = gradients(learner, update, batch)
+    update(batch)
+    for found, parameter in zip(once[1:], learner.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * found)
+        assert parameter.grad.stride() == parameter.stride()
+
+
+def test_weights_without_gradient_stay_without():
+    learner = maml(nn.Sequential(nn.Conv2d(1, 8, 8), nn.Flatten()))
+    learner.extra = nn.Parameter(torch.ones(2))
+    learner.head.bias.requires_grad_(False)
+    threaded(learner)(images())
+    assert learner.extra.grad is None
+    assert learner.head.bias.grad is None
+    assert learner.head.weight.grad is not None
+
+
+def test_convolutions_on_the_cpu_are_shared_out():
+    assert isinstance(make_update(maml()), ThreadedUpdate)
+    rows = maml(MLP(4, (3,)), 3)
+    assert not isinstance(make_update(rows), ThreadedUpdate)
+
+
+def test_learner_is_found_to_leave_no_trace_and_is_left_as_it_is():
+    learner, batch = maml(), images()
+    before = copy.deepcopy(learner.state_dict())
+    update = make_update(learner)
+    first, second = (gradients(learner, update, batch) for _ in range(2))
+    assert update.leaves_trace is False
+    assert all(map(torch.equal, first, second))
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, before[name])
+    for module in learner.modules():
+        assert getattr(module, "_mode", "plain") == "plain"
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.n_calls = nn.Conv2d(1, 8, 8), 0
+
+    def forward(self, x):
+        self.n_calls += 1
+        return self.conv(x).flatten(1)
+
+
+class Drawing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.source = nn.Conv2d(1, 8, 8), torch.Generator()
+
+    def forward(self, x):
+        x = x + torch.rand(x.shape, generator=self.source)
+        return self.conv(x).flatten(1)
+
+
+def dropping():
+    return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(1, 8, 8), nn.Flatten())
+
+
+@pytest.mark.parametrize("backbone", [Counting, Drawing, dropping])
+def test_learners_that_a_task_changes_are_not_shared_out(backbone):
+    learner, batch = maml(backbone()), images()
+    update = make_update(learner)
+    torch.manual_seed(0)
+    first = gradients(learner, update, batch)
+    assert update.leaves_trace
+    torch.manual_seed(0)
+    again = gradients(learner, update, batch)
+    if backbone is dropping:
+        assert all(
+            torch.allclose(a, b, atol=1e-6) for a, b in zip(first, again, strict=True)
+        )
+    if backbone is Counting:
+        assert learner.backbone.n_calls == 4 * len(batch)
+
+
+def test_running_averages_are_moved_task_after_task():
+    batch = images()
+    backbone = ConvNet((1, 8, 8), 4, 2, generator=torch.Generator().manual_seed(0))
+    learner = ProtoNet(backbone, 2).train()
+    serial = copy.deepcopy(learner)
+    update = make_update(learner)
+    for _ in range(2):
+        gradients(learner, update, batch)
+        gradients(serial, EagerUpdate(serial), batch)
+    assert update.leaves_trace
+    for found, expected in zip(learner.buffers(), serial.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_cannot_be_copied_is_not_shared_out():
+    learner, batch = maml(), images()
+    expected = gradients(learner, threaded(learner), batch)
+    learner.lock = threading.Lock()
+    assert replicas(learner, 2) == []
+    found = gradients(learner, threaded(learner), batch)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_replicas_share_weights_and_nothing_else():
+    learner = maml()
+    one, other = replicas(learner, 2)
+    assert one.backbone is not other.backbone
+    assert one.weights_id is not learner.weights_id
+    for mine, its in zip(one.parameters(), learner.parameters(), strict=True):
+        assert mine is its
+    one.backbone.blocks[0][0].weight = nn.Parameter(torch.zeros(8, 1, 3, 3))
+    assert other.backbone.blocks[0][0].weight is learner.backbone.blocks[0][0].weight
+
+
+class Failing(Learner):
+    """Refuses tasks by the number in their rows."""
+
+    def __init__(self, bad):
+        super().__init__("regression")
+        self.weight, self.bad = nn.Parameter(torch.ones(())), bad
+
+    def meta_loss(self, episodes):
+        number = int(episodes.support.x[0, 0, 0])
+        if number in self.bad:
+            raise ValueError(f"Task {number} is bad.")
+        return self.weight * episodes.support.x.sum((1, 2))
+
+
+def numbered(n_tasks=20):
+    x = torch.arange(float(n_tasks)).view(-1, 1, 1)
+    rows = Rows(x, x, torch.ones(n_tasks, 1, dtype=torch.bool))
+    return Episodes(rows, rows)
+
+
+def one_by_one(learner, batch):
+    return batch.parts(1, equal_rows=False)
+
+
+def test_first_error_is_carried_over():
+    learner = Failing(bad=(5, 6, 7, 13))
+    update = ThreadedUpdate(learner, one_by_one, EagerUpdate(learner))
+    update.leaves_trace = False
+    for _ in range(5):
+        with pytest.raises(ValueError, match=r"^Task 5 is bad\.$"):
+            update(numbered())
+
+
+def test_interrupts_end_all_threads():
+    learner = Failing(bad=())
+    done, stop = [], threading.Event()
+
+    def function(worker, item):
+        done.append(item)
+        if item == 2:
+            raise KeyboardInterrupt
+        stop.wait(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(function, replicas(learner, 3), range(1000), lambda result: None)
+    assert len(done) < 100
+
+
+def test_results_come_in_order():
+    found = []
+
+    def function(worker, item):
+        threading.Event().wait(0.005 if item % 3 == 0 else 0)
+        assert torch.get_num_threads() == 1
+        torch.ones(100, 100) @ torch.ones(100, 100)
+        assert torch.get_num_threads() == 1
+        return item
+
+    in_threads(function, replicas(Failing(()), 3), range(20), found.append)
+    assert found == list(range(20))
+
+
+def test_other_threads_begin_with_the_number_that_the_user_set():
+    numbers = []
+
+    def function(worker, item):
+        thread = threading.Thread(
+            target=lambda: numbers.append(torch.get_num_threads())
+        )
+        thread.start(), thread.join()
+
+    in_threads(function, replicas(Failing(()), 3), range(30), lambda result: None)
+    assert set(numbers) == {3}
