@@ -265,9 +265,8 @@ def standardised(
 @contextmanager
 def _equipped(estimator: Any, learner: Learner) -> Iterator[None]:
     """Give a learner what it is told for training alone, and take it back."""
-    device = resolve_device(estimator.device)
     learner.mixed_precision = estimator.mixed_precision
-    learner.budget = MemoryBudget(as_bytes(estimator.memory_limit), device)
+    learner.budget = MemoryBudget(as_bytes(estimator.memory_limit))
     try:
         yield
     finally:

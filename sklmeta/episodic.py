@@ -23,7 +23,9 @@ from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
 from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
+from sklmeta.engine.inference import adapt_and_predict
 from sklmeta.engine.learner import Learner
+from sklmeta.engine.memory import MemoryBudget, as_bytes
 from sklmeta.engine.training import TrainingResult
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
@@ -368,7 +370,10 @@ class EpisodicMetaLearner(BaseMetaLearner):
         names = self.learner_.adaptation_options
         # A pickle holds CPU tensors, whatever the device it is used on later.
         learner = _meta_training.moved_to(self.learner_, resolve_device(self.device))
-        return learner.with_options(**{n: getattr(self, n) for n in names})
+        view = learner.with_options(**{n: getattr(self, n) for n in names})
+        limit = as_bytes(self.memory_limit)
+        view.budget = MemoryBudget(limit, adapt_and_predict)
+        return view
 
     # Storing ---------------------------------------------------------------------
 

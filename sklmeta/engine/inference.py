@@ -22,6 +22,7 @@ from sklmeta.engine.pool import RowPool
 
 __all__ = [
     "adapt",
+    "adapt_and_predict",
     "embedded",
     "is_on",
     "moved_to",
@@ -37,6 +38,9 @@ ROWS_PER_BLOCK = 512
 VALUES_PER_PASS = 2**20
 VALUES_PER_PASS_ON_GPU = 2**24
 ROWS_EMBEDDED_AT_ONCE = 128
+# More than passes are likely to take for each value of rows and weights.
+BYTES_PER_VALUE = 512
+BYTES_PER_PIXEL = 16384
 
 # Copies of learners, and what the weights were when they were made.
 _cpu_copies: WeakKeyDictionary[WeightsId, tuple[Any, Learner]] = WeakKeyDictionary()
@@ -238,4 +242,24 @@ def _tasks_at_once(learner: Learner, episodes: Episodes) -> int:
     per_task = (x.shape[1] + query.shape[1]) * x[0, 0].numel()
     weights = sum(p.numel() for p in learner.parameters())
     at_once = VALUES_PER_PASS if x.device.type == "cpu" else VALUES_PER_PASS_ON_GPU
-    return max(1, at_once // max(per_task + weights, 1))
+    size = max(1, at_once // max(per_task + weights, 1))
+    n_values = min(size, len(episodes)) * (per_task + weights)
+    return min(size, _fitting(learner, episodes, n_values) or size)
+
+
+def _fitting(learner: Learner, episodes: Episodes, n_values: int) -> int | None:
+    """Return how many tasks the learner's memory budget allows; None for any number."""
+    budget = learner.budget
+    if budget is None:
+        return None
+    limit, _ = budget.bounds(episodes.support.x.device)
+    is_table = episodes.support.x.dim() == 3
+    likely = n_values * (BYTES_PER_VALUE if is_table else BYTES_PER_PIXEL)
+    if limit is None or likely <= limit:
+        return None  # measured only where it may matter
+    return budget.n_tasks(learner, episodes)
+
+
+def adapt_and_predict(learner: Learner, episodes: Episodes) -> Tensor:
+    """Adapt to episodes and return the outputs for their query rows."""
+    return predict(learner, adapt(learner, episodes.support), episodes.query.x)

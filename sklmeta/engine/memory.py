@@ -37,7 +37,6 @@ __all__ = [
     "meta_update",
     "peak_bytes",
     "predicted_bytes",
-    "prediction",
     "shown_bytes",
     "task_memory",
 ]
@@ -276,13 +275,6 @@ def meta_update(learner: Learner, episodes: Episodes) -> Any:
     return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
-def prediction(learner: Learner, episodes: Episodes) -> Any:
-    """Return the outputs for query rows, without a graph."""
-    with torch.no_grad():
-        state = learner.adapt(episodes.support)
-        return state, learner.predict(state, episodes.query.x)
-
-
 def task_memory(
     learner: Learner,
     episodes: Episodes,
@@ -342,6 +334,8 @@ def _peak(
     part = episodes[torch.zeros(n_tasks, dtype=torch.int64)]
     known = [*learner.parameters(), *learner.buffers(), *_tensors(part)]
     with no_trace(learner):
+        if run is meta_update:
+            learner.train()
         return peak_bytes(lambda: run(probe, part), known, limit)
 
 
@@ -353,30 +347,36 @@ def _tensors(episodes: Episodes) -> list[Tensor]:
 # Staying within a limit -------------------------------------------------------------
 
 
-@dataclass
 class MemoryBudget:
     """How many tasks of a batch go through a learner at once, by what they take.
 
     Parameters
     ----------
     limit : int or None
-        Bytes that a pass may take; None keeps to a share of what is free when the
-        budget is made, and refuses only what all of it is too little for.
-    device : torch.device
-        Where the learner is.
+        Bytes that a pass may take; None keeps to a share of what is free on the device
+        when the first tasks come, and refuses only what all of it is too little for.
     run : callable, default=meta_update
         What is done with the tasks.
     """
 
-    limit: int | None
-    device: torch.device
-    run: Pass = meta_update
-
-    def __post_init__(self) -> None:
-        free = None if self.limit is not None else free_bytes(self.device)
-        self._most = self.limit if free is None else free
-        self._limit = self.limit if free is None else int(SHARE * free)
+    def __init__(self, limit: int | None, run: Pass = meta_update) -> None:
+        self.limit = limit
+        self.run = run
+        self._bounds: tuple[int | None, int | None] | None = None
         self._measured: dict[tuple[int, ...], TaskMemory] = {}
+
+    def bounds(self, device: torch.device) -> tuple[int | None, int | None]:
+        """Return what several tasks may take together, and what a single one may.
+
+        None stands for no bound: where nobody tells what is free.
+        """
+        if self._bounds is None:
+            most = free_bytes(device) if self.limit is None else self.limit
+            together = most
+            if self.limit is None and most is not None:
+                together = int(SHARE * most)
+            self._bounds = together, most
+        return self._bounds
 
     def n_tasks(self, learner: Learner, episodes: Episodes) -> int | None:
         """Return how many of the episodes go together; None for all.
@@ -386,39 +386,38 @@ class MemoryBudget:
         ValueError
             If not even one does.
         """
-        if self._limit is None or self._most is None:
+        limit, most = self.bounds(episodes.support.x.device)
+        if limit is None or most is None:
             return None
         row_shape, n_rows = tuple(episodes.support.x.shape[2:]), _n_rows(episodes)
         memory = self._measured.get(row_shape)
-        if memory is None or not memory.n_tasks(self._most, n_rows):
-            memory = self._measure(learner, episodes, apart=False)
-        if memory.of(len(episodes), n_rows) <= self._limit:
+        if memory is None or not memory.n_tasks(most, n_rows):
+            memory = self._measure(learner, episodes, most, apart=False)
+        if memory.of(len(episodes), n_rows) <= limit:
             return None
         if not memory.shared:
-            memory = self._measure(learner, episodes, apart=True)
-        return max(1, memory.n_tasks(self._limit, n_rows))
+            memory = self._measure(learner, episodes, most, apart=True)
+        return max(1, memory.n_tasks(limit, n_rows))
 
     def _measure(
-        self, learner: Learner, episodes: Episodes, *, apart: bool
+        self, learner: Learner, episodes: Episodes, most: int, *, apart: bool
     ) -> TaskMemory:
         try:
-            memory = task_memory(
-                learner, episodes, self.run, apart=apart, limit=self._most
-            )
+            memory = task_memory(learner, episodes, self.run, apart=apart, limit=most)
         except MemoryLimitExceeded:
-            raise ValueError(self._refusal(learner, episodes)) from None
+            raise ValueError(self._refusal(learner, episodes, most)) from None
         self._measured[tuple(episodes.support.x.shape[2:])] = memory
         return memory
 
-    def _refusal(self, learner: Learner, episodes: Episodes) -> str:
+    def _refusal(self, learner: Learner, episodes: Episodes, most: int) -> str:
         """Return why not even one task fits, and what to do."""
-        assert self._most is not None
-        needed = _extrapolated(learner, episodes, self.run, self._most)
+        what = "A meta-update with" if self.run is meta_update else "Predicting"
+        needed = _extrapolated(learner, episodes, self.run, most)
         allowed = "memory_limit" if self.limit is not None else "free memory"
         rows = f"{episodes.support.x.shape[1]} + {episodes.query.x.shape[1]} rows"
         return (
-            f"A meta-update of a single task ({rows}) is predicted to take {needed}, "
-            f"and {allowed} is {shown_bytes(self._most)}. {_remedies(learner)}"
+            f"{what} a single task ({rows} of support and query) is predicted to take "
+            f"{needed}, and {allowed} is {shown_bytes(most)}. {_remedies(learner)}"
         )
 
 

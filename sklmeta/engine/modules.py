@@ -51,12 +51,15 @@ _HINTS = {
 
 @contextmanager
 def no_trace(module: nn.Module) -> Iterator[None]:
-    """Put buffers and torch's global generators back as they were at the end."""
+    """Put modes, buffers and torch's global generators back at the end."""
+    modes = [(layer, layer.training) for layer in module.modules()]
     buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
     with torch.random.fork_rng(devices=cuda_devices()):
         try:
             yield
         finally:
+            for layer, training in modes:
+                layer.training = training
             with torch.no_grad():
                 for name, value in buffers.items():
                     if not torch.equal(module.get_buffer(name), value):
