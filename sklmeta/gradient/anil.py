@@ -68,15 +68,19 @@ class ANIL(GradientLearner):
 
     Parameters
     ----------
-    backbone, n_features, n_outputs
-        As `GradientLearner` takes them.
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes (shared labels) or of targets; None for local labels.
     inner_lr : float, default=0.1
         Step size of the inner loop.
     inner_steps : int, default=5
         Gradient steps of the inner loop.
     first_order : bool, default=False
         Leave out the second derivatives.
-    **network
+    **network : dict
         Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
         `transductive`, `checkpoint_steps`, `generator`.
 

@@ -84,8 +84,10 @@ class CAVIA(GradientLearner):
         Maps rows (n, F + n_context), the context behind the features, to features
         (n, n_features). Or one that holds `sklmeta.backbones.FiLM` layers, which get
         the context, and maps rows (n, *F).
-    n_features, n_outputs
-        As `GradientLearner` takes them.
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes (shared labels) or of targets; None for local labels.
     n_context : int, default=5
         Number of context parameters.
     inner_lr : float, default=1.0
@@ -94,10 +96,11 @@ class CAVIA(GradientLearner):
         Gradient steps of the inner loop.
     first_order : bool, default=False
         Leave out the second derivatives.
-    **network
-        Further parameters of `GradientLearner`: `task_type`, `head`, `n_ways`,
-        `transductive`, `checkpoint_steps`, `generator`. With local labels `head` is
-        "prototype" or "fixed".
+    head : {"auto", "prototype", "fixed", "none"}, default="auto"
+        As with `GradientLearner`; with local labels, "auto" is "prototype".
+    **network : dict
+        Further parameters of `GradientLearner`: `task_type`, `n_ways`, `transductive`,
+        `checkpoint_steps`, `generator`.
 
     Raises
     ------
