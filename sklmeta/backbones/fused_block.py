@@ -23,6 +23,7 @@ Images are kept as rows (n x H x W, C), which is how they lie in memory channels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,8 @@ from sklmeta.backbones.fused import moments, per_channel, transforms_active
 
 __all__ = ["extremes", "normalised_blocks"]
 
+Plain = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
 _sums_kernel = torch.ops.aten.native_batch_norm_backward.default
 _moments_kernel = torch.ops.aten.batch_norm_update_stats.default
 _pool_kernel = torch.ops.aten.max_pool2d_with_indices.default
@@ -43,7 +46,7 @@ _relu_backward = torch.ops.aten.threshold_backward.default
 
 def normalised_blocks(
     z: Tensor, weight: Tensor, bias: Tensor, eps: float, *, pool: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise images by their own statistics, halve them by maxima, cut below 0.
 
     Not for use inside the transforms of `torch.func`.
@@ -61,8 +64,10 @@ def normalised_blocks(
 
     Returns
     -------
-    Tensor of shape (n, C, H // 2, W // 2), or (n, C, H, W)
-        With right gradients of every order.
+    y : Tensor of shape (n, C, H // 2, W // 2), or (n, C, H, W)
+        The images, with right gradients of every order.
+    mean, var : Tensor of shape (C,)
+        The statistics, likewise differentiable; the variance is the biased one.
     """
     z = z.contiguous(memory_format=torch.channels_last)
     return _Block.apply(z, weight, bias, eps, pool)
@@ -89,12 +94,12 @@ def extremes(z: Tensor, weight: Tensor | None) -> Tensor:
 
 def _plain_block(
     z: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same by operations that torch can differentiate and map."""
     mean, var = moments(z)
     scale = weight * torch.rsqrt(var + eps)
     y = (z - per_channel(mean, z)) * per_channel(scale, z) + per_channel(bias, z)
-    return (F.max_pool2d(y, 2) if pool else y).relu()
+    return (F.max_pool2d(y, 2) if pool else y).relu(), mean, var
 
 
 class _Block(Function):
@@ -103,7 +108,7 @@ class _Block(Function):
     @staticmethod
     def forward(
         ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         mean, var = _moments_kernel(z, None, None, 0.0)
         rstd = torch.rsqrt(var + eps)
         picked, places = _picked(z, weight) if pool else (z, None)
@@ -111,20 +116,27 @@ class _Block(Function):
         y = torch.addcmul(bias - mean * scale, _rows(picked), scale).relu_()
         y = _images(y, picked)
         ctx.save_for_backward(z, weight, bias, mean, rstd, picked, places, y)
-        ctx.eps = eps
-        return y
+        ctx.set_materialize_grads(False)
+        ctx.plain = partial(_plain_block, eps=eps, pool=pool)
+        return y, mean, var
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(
+        ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_var: Tensor | None
+    ) -> Any:
         z, weight, bias = ctx.saved_tensors[:3]
-        pool = ctx.saved_tensors[6] is not None
-        if transforms_active():
-            plain = partial(_plain_block, eps=ctx.eps, pool=pool)
-            gradients = torch.func.vjp(plain, z, weight, bias)[1](g)
-        elif torch.is_grad_enabled():
-            gradients = _BlockBackward.apply(g, *ctx.saved_tensors, ctx.eps)
+        of_statistics = g_mean is not None or g_var is not None
+        differentiable = torch.is_grad_enabled()
+        if transforms_active() or (differentiable and of_statistics):
+            outputs, pullback = torch.func.vjp(ctx.plain, z, weight, bias)
+            incoming = zip((g, g_mean, g_var), outputs, strict=True)
+            gradients = pullback(
+                tuple(torch.zeros_like(y) if g is None else g for g, y in incoming)
+            )
+        elif differentiable:
+            gradients = _BlockBackward.apply(g, *ctx.saved_tensors, ctx.plain)
         else:
-            gradients = _first_order(g, *ctx.saved_tensors)[:3]
+            gradients = _first_order(g, *ctx.saved_tensors, g_mean, g_var)[:3]
         return (*gradients, None, None)
 
 
@@ -143,15 +155,12 @@ class _BlockBackward(Function):
         picked: Tensor,
         places: Tensor | None,
         y: Tensor,
-        eps: float,
+        plain: Plain,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        dz, dweight, dbias, cut = _first_order(
-            g, z, weight, bias, mean, rstd, picked, places, y
-        )
-        ctx.save_for_backward(
-            g, z, weight, bias, mean, rstd, picked, places, y, cut, dweight, dbias
-        )
-        ctx.eps = eps
+        given = z, weight, bias, mean, rstd, picked, places, y
+        dz, dweight, dbias, cut = _first_order(g, *given)
+        ctx.save_for_backward(g, *given, cut, dweight, dbias)
+        ctx.plain = plain
         return dz, dweight, dbias
 
     @staticmethod
@@ -161,11 +170,10 @@ class _BlockBackward(Function):
         g, z, weight, bias = ctx.saved_tensors[:4]
         incoming = grad_dz, grad_dweight, grad_dbias
         if torch.is_grad_enabled() or transforms_active():
-            pool = ctx.saved_tensors[7] is not None
-            plain = partial(_plain_block, eps=ctx.eps, pool=pool)
 
             def first_order(g: Tensor, z: Tensor, weight: Tensor) -> Any:
-                return torch.func.vjp(plain, z, weight, bias)[1](g)
+                (_, *statistics), pullback = torch.func.vjp(ctx.plain, z, weight, bias)
+                return pullback((g, *map(torch.zeros_like, statistics)))
 
             gradients = torch.func.vjp(first_order, g, z, weight)[1](incoming)
         else:
@@ -174,7 +182,7 @@ class _BlockBackward(Function):
 
 
 def _first_order(
-    g: Tensor,
+    g: Tensor | None,
     z: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -183,13 +191,22 @@ def _first_order(
     picked: Tensor,
     places: Tensor | None,
     y: Tensor,
+    g_mean: Tensor | None = None,
+    g_var: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute equation (1), and g where y is positive."""
-    cut = _relu_backward(_channels_last(g), y, 0)
+    """Compute equation (1), and g where y is positive.
+
+    `g_mean` and `g_var` are gradients by the statistics, beyond those through y.
+    """
+    cut = _relu_backward(_channels_last(torch.zeros_like(y) if g is None else g), y, 0)
     dweight, dbias = _sums(cut, picked, mean, rstd)
     scale, n = weight * rstd, z.numel() // len(weight)
-    c1 = scale * rstd * dweight / -n
-    dz = torch.addcmul(scale * dbias / -n - c1 * mean, _rows(z), c1)
+    c1, c0 = scale * rstd * dweight / -n, scale * dbias / -n
+    if g_var is not None:
+        c1 = c1 + g_var * (2 / n)
+    if g_mean is not None:
+        c0 = c0 + g_mean / n
+    dz = torch.addcmul(c0 - c1 * mean, _rows(z), c1)
     _put_back(dz, _rows(cut), scale, places)
     return _images(dz, z), dweight, dbias, cut
 

@@ -158,9 +158,10 @@ class TaskBatchNorm(nn.Module):
         weight, bias, batch = self.weight, self.bias, self._mode in ("batch", "record")
         on_cpu = x.device.type == "cpu" and not transforms_active()
         if on_cpu and batch and weight is not None and _fits_kernel(x, weight):
+            y, *statistics = normalised_blocks(x, weight, bias, self.eps, pool=pool)
             if self._mode == "record":
-                self._statistics = moments(x)
-            return normalised_blocks(x, weight, bias, self.eps, pool=pool)
+                self._statistics = statistics[0], statistics[1]
+            return y
         if pool and on_cpu and (self._mode == "given" or not (batch or self.training)):
             return self(extremes(x, weight)).relu()
         x = self(x)
