@@ -73,6 +73,9 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
     folder = tmp_path / "results"
     small = {
         "sinusoid": ["--updates", 3, "--test-tasks", 4, "--test-query", 6],
+        "sinusoid_meta_sgd": [
+            *("--updates", 2, "--train-shots", 5, "--test-tasks", 4),
+        ],
         "maml_speed": ["--updates", 2, "--repeats", 1],
         "taskset": ["--tasks", 30, "--repeats", 1],
         "episode_drawing": ["--seconds", 0],
@@ -113,7 +116,10 @@ def test_simulated_means_are_what_intervals_are_held_against(script):
         assert (other - own).mean() == pytest.approx(difference, abs=1e-3)
 
 
-@pytest.mark.parametrize("method", ["maml", "protonet"])
+@pytest.mark.parametrize(
+    "method",
+    ["maml", "mamlmlp", "fomaml", "anil", "metasgd", "reptile", "protonet"],
+)
 def test_omniglot_keeps_its_budget(script, tmp_path, monkeypatch, capsys, method):
     """Omniglot's benchmark, on digits in place of characters."""
     omniglot = script("omniglot")
@@ -123,10 +129,12 @@ def test_omniglot_keeps_its_budget(script, tmp_path, monkeypatch, capsys, method
     options = ["--method", method, "--ways", 2, "--max-minutes", 0.01]
     options += ["--look-minutes", 0.003, "--n-validation", 3, "--train-ways", 2]
     options += ["--validation-episodes", 10, "--test-episodes", 20, "--width", 4]
+    if method == "reptile":
+        options += ["--test-steps", 2]
     record = run(omniglot, tmp_path / "results", *options)
     found = record["results"]
     assert found["accuracy"]["inductive"]["n"] == 20
-    assert ("transductive" in found["accuracy"]) == (method == "maml")
+    assert ("transductive" in found["accuracy"]) == (method != "protonet")
     assert 0.6 <= found["training_s"] < 10
     assert found["n_updates"] == found["validation_curve"][-1]["updates"] > 0
     script("report").main(["--results", str(tmp_path / "results")])
