@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sklmeta.engine.simplify import simplified
 from sklmeta.engine.tracing import Operation, Recording, Value
 
-__all__ = ["Program", "as_graph", "replayed"]
+__all__ = ["Program", "as_graph", "replayed", "replays"]
 
 Program = Callable[[Sequence[Tensor]], list[Tensor | None]]
 """Takes the inputs of a recording, in their order; returns its outputs."""
@@ -52,6 +53,24 @@ _DIRECT: dict[Any, Callable[..., Any]] = {
     _aten.where.self: torch.where,
 }
 _LITERALS = (bool, int, str, type(None))
+
+
+def replays(recording: Recording, filled: dict[Value, bool]) -> Iterator[Program]:
+    """Yield replays of a recording: in its simplest form, then as it is.
+
+    Parameters
+    ----------
+    recording : Recording
+    filled : dict of Value to bool
+        Inputs that are known to hold one value everywhere.
+
+    Yields
+    ------
+    callable
+        A `Program`.
+    """
+    yield replayed(simplified(recording, filled))
+    yield replayed(recording)
 
 
 def replayed(recording: Recording) -> Program:

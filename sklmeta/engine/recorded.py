@@ -20,9 +20,9 @@ from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, Progress
 from sklmeta.engine.mapping import mapping_method
 from sklmeta.engine.programs import Program
-from sklmeta.engine.tracing import Recording, record
+from sklmeta.engine.tracing import Recording, Value, record
 
-__all__ = ["PythonState", "RecordedUpdate", "Refusal", "can_be_recorded"]
+__all__ = ["PythonState", "RecordedUpdate", "can_be_recorded"]
 
 # Updates of a shape before it is recorded: recording costs a few dozen of them.
 PATIENCE = 32
@@ -46,10 +46,6 @@ _PURE = (
     *(nn.LeakyReLU, nn.LogSigmoid, nn.LogSoftmax, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6),
     *(nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softplus, nn.Softsign, nn.Tanh),
 )
-
-
-class Refusal(Exception):
-    """Says why an update cannot be recorded."""
 
 
 class _WatchedProgress(Progress):
@@ -143,8 +139,9 @@ class RecordedUpdate:
     learner : Learner
     parts : callable
         Cuts a batch into the parts that go through the learner one after another.
-    make_program : callable
-        Makes a program of a recording; raises `Refusal` with the reason if it cannot.
+    programs : callable
+        Takes a recording, and those of its inputs that are known to be True all over;
+        yields programs of it, the best first.
     patience : int, default=PATIENCE
         Updates of a shape before it is recorded.
     on_refusal : callable, default=None
@@ -155,14 +152,15 @@ class RecordedUpdate:
         self,
         learner: Learner,
         parts: Callable[[Learner, Episodes], Iterator[Episodes]],
-        make_program: Callable[[Recording], Program],
+        programs: Callable[[Recording, dict[Value, bool]], Iterator[Program]],
         *,
         patience: int = PATIENCE,
         on_refusal: Callable[[str], None] | None = None,
     ) -> None:
         self.learner = learner
+        self.n_programs = 0
         self._parts = parts
-        self._make_program = make_program
+        self._programs = programs
         self._patience = patience
         self._on_refusal = on_refusal
         self._all_parameters = list(learner.parameters())
@@ -183,11 +181,6 @@ class RecordedUpdate:
         assert total is not None
         return total
 
-    @property
-    def n_programs(self) -> int:
-        """Number of programs made so far."""
-        return sum(one.program is not None for one in self._courses.values())
-
     def _results(self, part: Episodes, n_tasks: int) -> Sequence[Tensor | None]:
         """Return the loss and the gradients of a part, by whichever way is due."""
         course = self._course(part, n_tasks)
@@ -202,13 +195,7 @@ class RecordedUpdate:
         course.n_seen += 1
         if course.n_seen <= self._patience or self.n_programs >= MOST_PROGRAMS:
             return compute()
-        try:
-            return self._advance(course, part, compute)
-        except Refusal as refusal:
-            course.given_up, course.first = True, None
-            if self._on_refusal is not None:
-                self._on_refusal(str(refusal))
-            return compute()
+        return self._advance(course, part, compute)
 
     def _course(self, part: Episodes, n_tasks: int) -> _Course | None:
         """Return how far the recording of this shape is; None: too many shapes."""
@@ -228,17 +215,16 @@ class RecordedUpdate:
         """Record the update once more; make the program when two agree."""
         inputs = self._inputs(part)
         outputs, recording = self._recorded(compute, inputs, part)
-        if course.first is None:
-            course.first = recording
-            return outputs
-        difference = course.first.differs_from(recording)
-        course.first = None
-        if difference is not None:
-            raise Refusal(difference)
-        program = self._make_program(recording)
-        if not _agree(program(inputs), outputs):
-            raise Refusal("its replay does not give the same loss and gradients")
-        course.program = program
+        problem, first = recording.problem, course.first
+        course.first = recording if first is None else None
+        if problem is None and first is not None:
+            problem = first.differs_from(recording)
+            if problem is None:
+                problem = self._make_program(course, recording, part, outputs)
+        if problem is not None:
+            course.given_up, course.first = True, None
+            if self._on_refusal is not None:
+                self._on_refusal(problem)
         return outputs
 
     def _recorded(
@@ -250,28 +236,42 @@ class RecordedUpdate:
         progress = self.learner.progress
         watched = _WatchedProgress(progress.n_done, progress.n_planned)
         self.learner.progress = watched
+        n_ways = [n for n in (part.support.n_way, part.query.n_way) if n is not None]
         try:
-            n_ways = [
-                t for t in (part.support.n_way, part.query.n_way) if t is not None
-            ]
             outputs, recording = record(compute, inputs, static=n_ways)
         finally:
             self.learner.progress = progress
-        if recording.problem is not None:
-            raise Refusal(recording.problem)
         if watched.was_read and type(self.learner).stage is Learner.stage:
-            raise Refusal(
-                "it depends on `progress`, and its learner has no `stage` that says how"
-            )
+            recording.problem = "it reads `progress`, and its learner has no `stage`"
         return outputs, recording
+
+    def _make_program(
+        self,
+        course: _Course,
+        recording: Recording,
+        part: Episodes,
+        outputs: Sequence[Tensor | None],
+    ) -> str | None:
+        """Keep the first program that gives these outputs, or say that none does."""
+        masks = recording.inputs[-4], recording.inputs[-1]
+        tensors = part.support.mask, part.query.mask
+        filled = {
+            value: True
+            for value, mask in zip(masks, tensors, strict=True)
+            if bool(mask.all())
+        }
+        for program in self._programs(recording, filled):
+            if _agree(program(self._inputs(part)), outputs):
+                course.program = program
+                self.n_programs += 1
+                return None
+        return "its replay does not give the same loss and gradients"
 
     def _inputs(self, part: Episodes) -> list[Tensor]:
         return [*self._parameters, *_tensors(part.support), *_tensors(part.query)]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """Leave programs behind: they belong to these very weights."""
-
     def __reduce__(self) -> Any:
+        """Leave programs behind in copies: they belong to these very weights."""
         return type(None), ()
 
 
@@ -332,7 +332,8 @@ def _shapes(part: Episodes) -> Hashable:
     tensors = (*_tensors(part.support), *_tensors(part.query))
     n_way = part.support.n_way
     ways = None if n_way is None else tuple(n_way.tolist())
-    return (*[(t.shape, t.stride(), t.dtype) for t in tensors], ways)
+    full = bool(part.support.mask.all()), bool(part.query.mask.all())
+    return (*[(t.shape, t.stride(), t.dtype) for t in tensors], ways, full)
 
 
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:

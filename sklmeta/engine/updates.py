@@ -15,7 +15,7 @@ from torch import Tensor
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.mapping import shares_out_tasks, tasks_per_pass
-from sklmeta.engine.programs import replayed
+from sklmeta.engine.programs import replays
 from sklmeta.engine.recorded import RecordedUpdate, can_be_recorded
 from sklmeta.engine.threads import ThreadedUpdate
 
@@ -52,7 +52,7 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
         the learner's parameters, and returns that loss, detached.
     """
     if can_be_recorded(learner):
-        return RecordedUpdate(learner, parts_of, replayed)
+        return RecordedUpdate(learner, parts_of, replays)
     if shares_out_tasks(learner, _device_of(learner)):
         return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
