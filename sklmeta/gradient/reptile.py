@@ -157,10 +157,12 @@ class Reptile(GradientLearner):
     def _new_moments(self) -> SharedMoments:
         """Return second moments of all weights that adapt."""
         shapes = {n: p.shape for n, p in self.named_parameters() if p.requires_grad}
+        learns = bool(shapes)
         if self.head is not None and self.n_outputs is None:
             shapes["head.weight"] = torch.Size((1, self.n_features))
             shapes["head.bias"] = torch.Size((1,))
-        return SharedMoments(shapes, per_way=self.n_outputs is None)
+        moments = SharedMoments(shapes, per_way=self.n_outputs is None)
+        return moments.requires_grad_(learns)
 
     # How far meta-training has come ----------------------------------------------
 
