@@ -18,6 +18,9 @@ from sklearn.utils.multiclass import type_of_target
 from torch import nn
 
 from sklmeta import (
+    ANILClassifier,
+    ANILRegressor,
+    CAVIAClassifier,
     FewShotClassifier,
     FewShotRegressor,
     MAMLClassifier,
@@ -44,13 +47,21 @@ PROTONET = ProtoNetClassifier(max_iter=5, **FEW_UPDATES)
 MAML_REGRESSOR = MAMLRegressor(
     inner_lr=0.1, n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
 )
+ANIL_CLASSIFIER = ANILClassifier(inner_lr=0.5, max_iter=20, **FEW_UPDATES)
+ANIL_REGRESSOR = ANILRegressor(
+    n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
+)
+CAVIA_CLASSIFIER = CAVIAClassifier(max_iter=20, **FEW_UPDATES)
 CLASSIFIERS = {
+    "anil": ANIL_CLASSIFIER,
+    "cavia": CAVIA_CLASSIFIER,
     "maml": MAML_CLASSIFIER,
     "protonet": PROTONET,
     "pooled": PooledClassifier(),
     "per task": PerTaskClassifier(),
 }
 REGRESSORS = {
+    "anil": ANIL_REGRESSOR,
     "maml": MAML_REGRESSOR,
     "pooled": PooledRegressor(),
     "per task": PerTaskRegressor(),
@@ -150,6 +161,18 @@ class MAMLShared(SelfTrainedClassifier):
     algorithm, labels = "maml", "shared"
 
 
+class ANILLocal(SelfTrainedClassifier):
+    algorithm, labels = "anil", "local"
+
+
+class ANILShared(SelfTrainedClassifier):
+    algorithm, labels = "anil", "shared"
+
+
+class CAVIALocal(SelfTrainedClassifier):
+    algorithm, labels = "cavia", "local"
+
+
 class ProtoNetLocal(SelfTrainedClassifier):
     algorithm, labels = "protonet", "local"
 
@@ -193,6 +216,10 @@ class MAMLRegression(SelfTrainedRegressor):
     algorithm = "maml"
 
 
+class ANILRegression(SelfTrainedRegressor):
+    algorithm = "anil"
+
+
 class PerTaskRegression(SelfTrainedRegressor):
     algorithm = "per task"
 
@@ -210,6 +237,7 @@ class PooledRegression(SelfTrainedRegressor):
     "few_shot",
     [
         *(MAMLLocal, MAMLShared, ProtoNetLocal, ProtoNetShared, MAMLRegression),
+        *(ANILLocal, ANILShared, ANILRegression, CAVIALocal),
         *(PerTaskLocal, PerTaskShared, PooledLocal, PooledShared),
         *(PerTaskRegression, PooledRegression),
     ],
