@@ -389,8 +389,8 @@ class MemoryBudget:
         limit, most = self.bounds(episodes.support.x.device)
         if limit is None or most is None:
             return None
-        row_shape, n_rows = tuple(episodes.support.x.shape[2:]), _n_rows(episodes)
-        memory = self._measured.get(row_shape)
+        n_rows = _n_rows(episodes)
+        memory = self._measured.get(_kind(episodes))
         if memory is None or not memory.n_tasks(most, n_rows):
             memory = self._measure(learner, episodes, most, apart=False)
         if memory.of(len(episodes), n_rows) <= limit:
@@ -406,13 +406,13 @@ class MemoryBudget:
             memory = task_memory(learner, episodes, self.run, apart=apart, limit=most)
         except MemoryLimitExceeded:
             raise ValueError(self._refusal(learner, episodes, most)) from None
-        self._measured[tuple(episodes.support.x.shape[2:])] = memory
+        self._measured[_kind(episodes)] = memory
         return memory
 
     def _refusal(self, learner: Learner, episodes: Episodes, most: int) -> str:
         """Return why not even one task fits, and what to do."""
         what = "A meta-update with" if self.run is meta_update else "Predicting"
-        needed = _extrapolated(learner, episodes, self.run, most)
+        needed = _needed(learner, episodes, self.run, most)
         allowed = "memory_limit" if self.limit is not None else "free memory"
         rows = f"{episodes.support.x.shape[1]} + {episodes.query.x.shape[1]} rows"
         return (
@@ -421,20 +421,34 @@ class MemoryBudget:
         )
 
 
-def _extrapolated(learner: Learner, episodes: Episodes, run: Pass, limit: int) -> str:
-    """Return the memory of one task as a line through that of few inner steps."""
+def _kind(episodes: Episodes) -> tuple[int, ...]:
+    """Return what a measurement holds for: a shape, and numbers of rows about alike."""
+    return _n_rows(episodes).bit_length(), *episodes.support.x.shape[2:]
+
+
+def _needed(learner: Learner, episodes: Episodes, run: Pass, most: int) -> str:
+    """Return the memory of one task; of many inner steps, along a line through few.
+
+    As far as that can be tried: free memory may be more than the limit is.
+    """
+    free = free_bytes(episodes.support.x.device)
+    limit = most if free is None else max(most, int(SHARE * free))
     steps = getattr(learner, "inner_steps", 0)
-    if steps > 2 and "inner_steps" in learner.adaptation_options:
-        try:
-            one, two = (
-                _peak(learner.with_options(inner_steps=n), episodes, run, 1, limit)
-                for n in (1, 2)
-            )
-        except MemoryLimitExceeded:
-            pass
-        else:
-            return f"about {shown_bytes(one + (steps - 1) * (two - one))}"
-    return f"more than {shown_bytes(limit)}"
+    few, more = (2, 4) if steps > 4 else (steps, steps)
+    try:
+        sizes = [
+            _peak(_with_steps(learner, n), episodes, run, 1, limit) for n in (few, more)
+        ]
+    except (MemoryLimitExceeded, ValueError):  # options may go with so many steps
+        return f"more than {shown_bytes(limit)}"
+    growth = (sizes[1] - sizes[0]) / max(more - few, 1)
+    return f"about {shown_bytes(sizes[0] + (steps - few) * growth)}"
+
+
+def _with_steps(learner: Learner, n_steps: int) -> Learner:
+    if "inner_steps" not in learner.adaptation_options:
+        return learner
+    return learner.with_options(inner_steps=n_steps)
 
 
 def _remedies(learner: Learner) -> str:
