@@ -34,7 +34,10 @@ _DIRECT: dict[Any, Callable[..., Any]] = {
     _aten.clamp.default: torch.clamp,
     _aten.div.Scalar: torch.div,
     _aten.div.Tensor: torch.div,
+    _aten.addcmul.default: torch.addcmul,
     _aten.exp.default: torch.exp,
+    _aten.reshape.default: Tensor.reshape,
+    _aten.masked_fill.Scalar: torch.masked_fill,
     _aten.expand.default: Tensor.expand,
     _aten.mm.default: torch.mm,
     _aten.mul.Scalar: torch.mul,
@@ -69,7 +72,9 @@ def replays(recording: Recording, filled: dict[Value, bool]) -> Iterator[Program
     callable
         A `Program`.
     """
-    yield replayed(simplified(recording, filled))
+    simple = simplified(recording, filled)
+    if simple is not recording:
+        yield replayed(simple)
     yield replayed(recording)
 
 

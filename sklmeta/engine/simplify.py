@@ -13,9 +13,7 @@ some numbers known too:
 
 from __future__ import annotations
 
-import operator
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sklmeta.engine.fusion import fused, without_unused, without_writes
 from sklmeta.engine.tracing import Operation, Recording, Spec, Value, spec_of
 
 __all__ = ["simplified"]
@@ -63,14 +62,16 @@ def simplified(
     Recording
         With the same inputs and outputs.
     """
-    if not recording.is_functional or any(
+    functional = without_writes(recording)
+    if functional is None or any(
         one.function in _REFUSED for one in recording.operations
     ):
         return recording
+    recording = functional
     rewriter = _Rewriter(recording, filled or {})
     for operation in recording.operations:
         rewriter.add(operation)
-    return _without_unused(_fused(_without_unused(rewriter.finished())))
+    return without_unused(fused(without_unused(rewriter.finished())))
 
 
 class _Rewriter:
@@ -394,117 +395,3 @@ class _Rewriter:
         if not shape or shape[dim] != 1:
             return x
         return self._write(_aten.squeeze.dim, (x, dim % len(shape)), {})
-
-
-def _without_unused(recording: Recording) -> Recording:
-    """Leave out operations whose results nothing uses."""
-    used = {value for value in recording.outputs if value is not None}
-    kept = []
-    for operation in reversed(recording.operations):
-        if used.isdisjoint(operation.outputs()):
-            continue
-        used.update(operation.inputs())
-        kept.append(operation)
-    return replace(recording, operations=kept[::-1])
-
-
-def _n_uses(recording: Recording) -> Counter[Value]:
-    uses: Counter[Value] = Counter()
-    for operation in recording.operations:
-        uses.update(operation.inputs())
-    uses.update(value for value in recording.outputs if value is not None)
-    return uses
-
-
-def _fused(recording: Recording) -> Recording:
-    """Put products into the sums that alone use them: ``x + c * bmm(a, b)``."""
-    uses = _n_uses(recording)
-    made_by = {one.results: one for one in recording.operations if _is_single(one)}
-    specs = dict(recording.specs)
-    found: list[Operation] = []
-    for operation in recording.operations:
-        found.extend(_as_fused(operation, made_by, uses, specs) or [operation])
-    return replace(recording, operations=found, specs=specs)
-
-
-def _is_single(operation: Operation) -> bool:
-    return isinstance(operation.results, Value)
-
-
-def _as_fused(
-    operation: Operation,
-    made_by: Mapping[Value, Operation],
-    uses: Mapping[Value, int],
-    specs: dict[Value, Spec],
-) -> Iterable[Operation] | None:
-    if operation.function is not _aten.add.Tensor:
-        return None
-    x, y = operation.args
-    alpha = operation.kwargs.get("alpha", 1)
-    if not (isinstance(x, Value) and isinstance(y, Value)):
-        return None
-    # Either summand can be the product, as long as none has a factor.
-    for one, other, factor in ((x, y, alpha), (y, x, 1)):
-        if alpha != 1 and one is y:
-            continue
-        factors = _factors(other, made_by, uses)
-        if factors is None or specs[one].dtype != specs[other].dtype:
-            continue
-        if specs[other].shape != specs[operation.results].shape:
-            continue
-        return _fused_sum(operation, one, factors, factor, specs)
-    return None
-
-
-def _factors(
-    value: Value, made_by: Mapping[Value, Operation], uses: Mapping[Value, int]
-) -> tuple[Operation, bool] | None:
-    """Return the product that a value is, and whether it is transposed."""
-    producer = made_by.get(value)
-    if producer is None or uses[value] != 1:
-        return None
-    if producer.function is _aten.bmm.default or _is_outer(producer):
-        return producer, False
-    if producer.function is not _aten.transpose.int or producer.args[1:] != (1, 2):
-        return None
-    inner = producer.args[0]
-    producer = made_by.get(inner)
-    if producer is None or uses[inner] != 1:
-        return None
-    return (producer, True) if producer.function is _aten.bmm.default else None
-
-
-def _is_outer(producer: Operation) -> bool:
-    return producer.function is _aten.mul.Tensor and all(
-        isinstance(arg, Value) for arg in producer.args
-    )
-
-
-def _fused_sum(
-    operation: Operation,
-    summand: Value,
-    product: tuple[Operation, bool],
-    factor: Number,
-    specs: dict[Value, Spec],
-) -> list[Operation]:
-    producer, is_transposed = product
-    a, b = producer.args
-    if producer.function is _aten.mul.Tensor:
-        options = {} if factor == 1 else {"value": factor}
-        function = _aten.addcmul.default
-        return [Operation(function, (summand, a, b), options, operation.results)]
-    written = []
-    if is_transposed:  # (a b)' = b' a'
-        turned = []
-        for matrix in (b, a):
-            spec = specs[matrix]
-            value = Value(len(specs))
-            shape = operator.itemgetter(0, 2, 1)(spec.shape)
-            specs[value] = replace(spec, shape=shape)
-            args = (matrix, 1, 2)
-            written.append(Operation(_aten.transpose.int, args, {}, value))
-            turned.append(value)
-        a, b = turned
-    options = {} if factor == 1 else {"alpha": factor}
-    function = _aten.baddbmm.default
-    return [*written, Operation(function, (summand, a, b), options, operation.results)]
