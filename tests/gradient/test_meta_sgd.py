@@ -65,7 +65,7 @@ def conv_net():
     return ConvNet((1, 6, 6), 4, 2, generator=rng(2))
 
 
-def assert_finite_differences_agree(learner, episodes, step=1e-5):
+def assert_finite_differences_agree(learner, episodes, step=1e-7):
     """Compare directional derivatives, by a stencil of fourth order."""
     parameters = list(learner.parameters())
     loss = learner.meta_loss(episodes).sum()
