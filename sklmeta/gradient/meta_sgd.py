@@ -20,8 +20,13 @@ Deviations from the paper
   paper, it draws one number for all of them. ``inner_lr=0.05`` starts all from 0.05.
 - With local labels the head starts from class means (``head="prototype"``) rather than
   from meta-learned vectors of the ways, for any number of them; ``head="fixed"`` has
-  those. The ways share the head's rates in either case, so that no way is told from
-  another: see `sklmeta.gradient.inner_rates`.
+  those. From a head of zeros (``head="shared"``) the one step cannot move the backbone.
+  On episodes of 5 held-out classes of turned digits, 1 and 5 shots, an MLP meta-trained
+  on 3 other digits was right on 72 and 85 % of query rows from class means, 68 and 73 %
+  from vectors of the ways, 64 and 70 % from zeros; a convolution net on 89 and 96, 68
+  and 74, 83 and 93 %.
+- The ways share the head's rates, so that no way is told from another: see
+  `sklmeta.gradient.inner_rates`.
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
   of the query batch.
