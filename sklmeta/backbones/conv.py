@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sklmeta.backbones.initialization import make_conv, new_generator
-from sklmeta.backbones.normalization import TaskBatchNorm, is_hooked
+from sklmeta.backbones.normalization import TaskBatchNorm
 
 __all__ = ["ConvNet"]
 
@@ -118,7 +118,12 @@ class _Block(nn.Sequential):
     def _is_plain(self) -> bool:
         """Say whether the layers after the convolution are those of the start."""
         kinds = [type(layer) for layer in self][1:]
-        return kinds in _FUSED and not any(is_hooked(layer) for layer in self)
+        return kinds in _FUSED and not any(_is_hooked(layer) for layer in self)
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
+    return any(hooks) or "forward" in vars(layer)
 
 
 _FUSED = ([TaskBatchNorm, nn.MaxPool2d, nn.ReLU], [TaskBatchNorm, nn.ReLU])

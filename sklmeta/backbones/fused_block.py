@@ -272,9 +272,7 @@ def _put_back(rows: Tensor, g: Tensor, scale: Tensor, places: Tensor | None) -> 
         rows.view(-1).scatter_add_(0, places, (g * scale).reshape(-1))
 
 
-def _sums(
-    g: Tensor, z: Tensor, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor]:
+def _sums(g: Tensor, z: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
     """Return each channel's sum of g times normalised z, and of g, in one pass."""
     options = True, 0.0, [False, True, True]
     _, weighted, total = _sums_kernel(g, z, rstd, None, None, mean, rstd, *options)
