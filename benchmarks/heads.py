@@ -94,7 +94,7 @@ def quiet(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def omniglot_problems(args: argparse.Namespace) -> list[Problem]:
     """Return 5-way problems of characters that the test set does not hold."""
     train, _ = fetch_omniglot(data_home=args.data_home)
-    train, validation = hold_out_characters(train, 100, seed=0)
+    train, validation = hold_out_characters(train, args.n_validation, seed=0)
     half = len(validation) // 2
     return [
         Problem(
@@ -133,7 +133,7 @@ def ragged_problem(args: argparse.Namespace) -> Problem:
         train=ragged_tasks(parts["train"], 400, seed=1),
         choose=ragged_tasks(parts["choose"], args.tasks, seed=2),
         judge=ragged_tasks(parts["judge"], args.tasks, seed=3),
-        episodes={"n_shot": (1, 5), "n_query": None},
+        episodes={"n_shot": (1, 5), "n_query": None, "n_episodes": 1},
         parameters={"n_shot": (1, 5), "max_iter": args.ragged_updates},
         inner_lr=dict.fromkeys((1, 5), (0.01, 0.05, 0.2, 0.8)),
         more_ways=ragged_tasks(
@@ -221,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--updates", type=int, default=200, help="meta-updates on Omniglot")
     add("--ragged-updates", type=int, default=500)
     add("--width", type=int, default=32, help="filters of the convolutions")
+    add("--n-validation", type=int, default=100, help="characters to choose and judge")
     add("--episodes", type=int, default=300, help="judged, of Omniglot")
     add("--tasks", type=int, default=300, help="judged, of the ragged problem")
     add("--n-seeds", type=int, default=2, help="meta-trainings of each row")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from _comparison_section import comparison
+from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _markdown import Record, bullets, interval, origin, table, where
 from _report import RESULTS
@@ -297,6 +298,8 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "maml_speed": maml_speed,
     "episode_drawing": episode_drawing,
+    "heads": heads,
+    "predict_tasks_speed": predict_tasks_speed,
     "taskset": taskset,
     "grid_search": grid_search,
     "evaluate_speed": evaluate_speed,

@@ -85,6 +85,7 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
         ],
         "search_overhead": ["--updates", 10, "--tasks", 9],
         "interval_coverage": ["--simulations", 2, "--tasks", 5],
+        "predict_tasks_speed": ["--tasks", 6, "--repeats", 2],
     }
     for name, options in small.items():
         record = run(script(name), tmp_path / name, *options)
@@ -95,6 +96,49 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
     for name in small:
         assert f"(`{name}.py`)" in text
     assert "3 meta-updates instead of 70,000" in text
+
+
+def many_classes(n_classes, row_shape, names):
+    """Return 16 rows each of random classes."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.random((n_classes, *row_shape)), 16, axis=0)
+    X += 0.1 * rng.random(X.shape)
+    return ClassPool(X, np.repeat(np.array(names, dtype=object), 16))
+
+
+def test_heads_are_compared_on_classes_of_their_own(
+    script, tmp_path, monkeypatch, capsys
+):
+    heads = script("heads")
+    characters = many_classes(16, (8, 8), [f"character{i:02}" for i in range(16)])
+    leaves = many_classes(70, (6,), [f"species{i:02}" for i in range(70)])
+    monkeypatch.setattr(heads, "fetch_omniglot", lambda data_home: (characters, None))
+    monkeypatch.setattr(heads, "fetch_leaves100", lambda view, data_home: leaves)
+    options = ["--updates", 1, "--ragged-updates", 1, "--width", 2, "--episodes", 4]
+    options += ["--tasks", 8, "--n-seeds", 1, "--steps", 1, "--n-validation", 10]
+    record = run(heads, tmp_path / "results", *options)
+    by_head = {row["head"]: row for row in record["results"][:3]}
+    assert by_head["fixed"]["more_ways"] == "refused"
+    assert by_head["shared"]["more_ways"]["n"] == 8
+    assert by_head["shared"]["difference"]["mean"] == 0
+    script("report").main(["--results", str(tmp_path / "results")])
+    assert "leaves, ragged" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_ragged_tasks_are_as_asked(script):
+    pool = many_classes(30, (6,), range(30))
+    tasks = script("heads").ragged_tasks(pool, 200, seed=0)
+    ways = [len(np.unique(task.y)) for task in tasks]
+    sizes = [len(task) for task in tasks]
+    assert (min(ways), max(ways)) == (2, 10)
+    assert min(sizes) < 6
+    assert max(sizes) == 60
+    for task, k in zip(tasks, ways, strict=True):
+        assert set(task.y) == set(range(k))
+        # A label stands for one class: its rows are close.
+        for label in range(k):
+            rows = task.X[task.y == label]
+            assert np.ptp(rows, axis=0).max() <= 0.1
 
 
 def test_bare_forms_compute_what_evaluate_does(script):
