@@ -113,6 +113,7 @@ class _Block(nn.Sequential):
         if not self._is_plain():
             return super().forward(x)
         conv, norm, *pooling = list(self)[:-1]
+        assert isinstance(norm, TaskBatchNorm)
         return norm.pooled_and_cut(conv(x), pool=bool(pooling))
 
     def _is_plain(self) -> bool:

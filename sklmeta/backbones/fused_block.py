@@ -1,9 +1,9 @@
 r"""Batch normalisation, 2x2 max-pooling and ReLU as one operation for CPUs.
 
 The affine map of a channel, :math:`y = \gamma (z - \mu) r + \beta`, keeps order where
-:math:`\gamma > 0` and reverses it where :math:`\gamma < 0`: a window's largest :math:`y`
-is that of its largest, or of its smallest :math:`z`. So pooling comes first, and all
-that follows it is done on a quarter of the pixels. With :math:`p` those that were
+:math:`\gamma > 0` and reverses it where :math:`\gamma < 0`: the largest :math:`y` of
+four is that of the largest, or of the smallest :math:`z`. So pooling comes first, and
+all that follows it is done on a quarter of the pixels. With :math:`p` those that were
 picked, :math:`g` the gradient by their :math:`y` where that is positive, and
 :math:`r = (\sigma^2 + \epsilon)^{-1/2}`, equation (2) of `sklmeta.backbones.fused` has
 sums over picked pixels only,
@@ -13,8 +13,9 @@ sums over picked pixels only,
     d\gamma = \sum g \hat p, \quad d\beta = \sum g, \quad
     dz = P^T \gamma r g + c_0 + c_1 z                                              (1)
 
-with :math:`P^T` putting them back in their places, :math:`c_1 = -\gamma r^2 d\gamma / n`
-and :math:`c_0 = -\gamma r\, d\beta / n - c_1 \mu`. Equation (3) there, the second-order
+with :math:`P^T` putting them back in their places,
+:math:`c_1 = -\gamma r^2 d\gamma / n` and
+:math:`c_0 = -\gamma r\, d\beta / n - c_1 \mu`. Equation (3) there, the second-order
 gradient, changes likewise: its :math:`g` is :math:`P^T g`, and what it gives for
 :math:`g` is wanted at the picked pixels only.
 
@@ -23,9 +24,8 @@ Images are kept as rows (n x H x W, C), which is how they lie in memory channels
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,11 +36,10 @@ from sklmeta.backbones.fused import moments, per_channel, transforms_active
 
 __all__ = ["extremes", "normalised_blocks"]
 
-Plain = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-
 _sums_kernel = torch.ops.aten.native_batch_norm_backward.default
 _moments_kernel = torch.ops.aten.batch_norm_update_stats.default
 _pool_kernel = torch.ops.aten.max_pool2d_with_indices.default
+_vjp: Any = torch.func.vjp
 _relu_backward = torch.ops.aten.threshold_backward.default
 
 
@@ -102,6 +101,19 @@ def _plain_block(
     return (F.max_pool2d(y, 2) if pool else y).relu(), mean, var
 
 
+class _Saved(NamedTuple):
+    """What the forward pass leaves: inputs, statistics, picked pixels and outputs."""
+
+    z: Tensor
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    rstd: Tensor
+    picked: Tensor  # the pixels that pooling picked: all, without pooling
+    places: Tensor | None  # where in the memory of z they lie
+    y: Tensor
+
+
 class _Block(Function):
     """The operation, whose gradient is `_BlockBackward`."""
 
@@ -113,8 +125,8 @@ class _Block(Function):
         rstd = torch.rsqrt(var + eps)
         picked, places = _picked(z, weight) if pool else (z, None)
         scale = weight * rstd
-        y = torch.addcmul(bias - mean * scale, _rows(picked), scale).relu_()
-        y = _images(y, picked)
+        offset = torch.addcmul(bias, mean, scale, value=-1)
+        y = _images(torch.addcmul(offset, _rows(picked), scale).relu_(), picked)
         ctx.save_for_backward(z, weight, bias, mean, rstd, picked, places, y)
         ctx.set_materialize_grads(False)
         ctx.plain = partial(_plain_block, eps=eps, pool=pool)
@@ -124,19 +136,19 @@ class _Block(Function):
     def backward(
         ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_var: Tensor | None
     ) -> Any:
-        z, weight, bias = ctx.saved_tensors[:3]
+        saved = _Saved(*ctx.saved_tensors)
         of_statistics = g_mean is not None or g_var is not None
         differentiable = torch.is_grad_enabled()
         if transforms_active() or (differentiable and of_statistics):
-            outputs, pullback = torch.func.vjp(ctx.plain, z, weight, bias)
+            outputs, pullback = _vjp(ctx.plain, *saved[:3])
             incoming = zip((g, g_mean, g_var), outputs, strict=True)
             gradients = pullback(
                 tuple(torch.zeros_like(y) if g is None else g for g, y in incoming)
             )
         elif differentiable:
-            gradients = _BlockBackward.apply(g, *ctx.saved_tensors, ctx.plain)
+            gradients = _BlockBackward.apply(g, *saved, ctx.plain)
         else:
-            gradients = _first_order(g, *ctx.saved_tensors, g_mean, g_var)[:3]
+            gradients = _first_order(g, saved, g_mean, g_var)[:3]
         return (*gradients, None, None)
 
 
@@ -144,53 +156,36 @@ class _BlockBackward(Function):
     """Equation (1), whose gradient is `_second_order`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        g: Tensor,
-        z: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        picked: Tensor,
-        places: Tensor | None,
-        y: Tensor,
-        plain: Plain,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        given = z, weight, bias, mean, rstd, picked, places, y
-        dz, dweight, dbias, cut = _first_order(g, *given)
-        ctx.save_for_backward(g, *given, cut, dweight, dbias)
-        ctx.plain = plain
+    def forward(ctx: Any, g: Tensor, *saved_and_plain: Any) -> Any:
+        *saved, ctx.plain = saved_and_plain
+        dz, dweight, dbias, cut = _first_order(g, _Saved(*saved))
+        ctx.save_for_backward(g, cut, dweight, dbias, *saved)
         return dz, dweight, dbias
 
     @staticmethod
     def backward(
         ctx: Any, grad_dz: Tensor, grad_dweight: Tensor, grad_dbias: Tensor
     ) -> Any:
-        g, z, weight, bias = ctx.saved_tensors[:4]
-        incoming = grad_dz, grad_dweight, grad_dbias
+        g, cut, dweight, dbias, *rest = ctx.saved_tensors
+        saved, incoming = _Saved(*rest), (grad_dz, grad_dweight, grad_dbias)
         if torch.is_grad_enabled() or transforms_active():
 
             def first_order(g: Tensor, z: Tensor, weight: Tensor) -> Any:
-                (_, *statistics), pullback = torch.func.vjp(ctx.plain, z, weight, bias)
-                return pullback((g, *map(torch.zeros_like, statistics)))
+                block = partial(ctx.plain, bias=saved.bias)
+                (_, *statistics), pullback = _vjp(block, z, weight)
+                gradients = pullback((g, *map(torch.zeros_like, statistics)))
+                return *gradients, (g * (saved.y > 0)).sum((0, 2, 3))
 
-            gradients = torch.func.vjp(first_order, g, z, weight)[1](incoming)
+            _, pullback = _vjp(first_order, g, saved.z, saved.weight)
+            gradients = pullback(incoming)
         else:
-            gradients = _second_order(*incoming, *ctx.saved_tensors[1:])
+            gradients = _second_order(*incoming, saved, cut, dweight, dbias)
         return (*gradients, *[None] * 7)
 
 
 def _first_order(
     g: Tensor | None,
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    picked: Tensor,
-    places: Tensor | None,
-    y: Tensor,
+    saved: _Saved,
     g_mean: Tensor | None = None,
     g_var: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -198,15 +193,18 @@ def _first_order(
 
     `g_mean` and `g_var` are gradients by the statistics, beyond those through y.
     """
-    cut = _relu_backward(_channels_last(torch.zeros_like(y) if g is None else g), y, 0)
+    z, weight, _, mean, rstd, picked, places, y = saved
+    g = torch.zeros_like(y) if g is None else g
+    cut = _relu_backward(_channels_last(g), y, 0)
     dweight, dbias = _sums(cut, picked, mean, rstd)
     scale, n = weight * rstd, z.numel() // len(weight)
-    c1, c0 = scale * rstd * dweight / -n, scale * dbias / -n
+    shared = scale / -n
+    c0, c1 = shared * dbias, shared * rstd * dweight
     if g_var is not None:
         c1 = c1 + g_var * (2 / n)
     if g_mean is not None:
         c0 = c0 + g_mean / n
-    dz = torch.addcmul(c0 - c1 * mean, _rows(z), c1)
+    dz = torch.addcmul(torch.addcmul(c0, c1, mean, value=-1), _rows(z), c1)
     _put_back(dz, _rows(cut), scale, places)
     return _images(dz, z), dweight, dbias, cut
 
@@ -215,21 +213,15 @@ def _second_order(
     grad_dz: Tensor,
     grad_dweight: Tensor,
     grad_dbias: Tensor,
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    picked: Tensor,
-    places: Tensor | None,
-    y: Tensor,
+    saved: _Saved,
     cut: Tensor,
     dweight: Tensor,
     dbias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute equation (3) of `sklmeta.backbones.fused`: gradients by g, z, weight."""
-    grad_dz = _channels_last(grad_dz)
+    z, weight, _, mean, rstd, picked, places, y = saved
     n = z.numel() // len(weight)
+    grad_dz = _channels_last(grad_dz)
     grad, g, mean_g, s = _rows(grad_dz), _rows(cut), dbias / n, dweight / n
     t, mean_grad = (total / n for total in _sums(grad_dz, z, mean, rstd))
     grad_picked = grad
@@ -252,16 +244,21 @@ def _second_order(
 
 def _picked(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the extremes of 2x2 pixels, and where in memory they lie."""
-    n, n_channels, height, width = z.shape
     picked, places = _pool_kernel(z, [2, 2])
-    below = weight < 0
-    if below.any():
+    if weight.numel() and weight.min() < 0:
+        below = weight < 0
         least, at = _pool_kernel(-z[:, below], [2, 2])
         picked[:, below], places[:, below] = -least, at
-    first = torch.arange(n).view(-1, 1) * (height * width * n_channels)
-    first = first + torch.arange(n_channels)
-    places = places.mul_(n_channels).add_(first.view(n, n_channels, 1, 1))
+    places = places.mul_(z.shape[1]).add_(_first_places(z.shape))
     return picked, _rows(places).view(-1)
+
+
+@lru_cache(maxsize=64)
+def _first_places(shape: torch.Size) -> Tensor:
+    """Return where each image's channels begin in memory, (n, C, 1, 1)."""
+    n, n_channels, height, width = shape
+    first = torch.arange(n).view(-1, 1) * (height * width * n_channels)
+    return (first + torch.arange(n_channels)).view(n, n_channels, 1, 1)
 
 
 def _put_back(rows: Tensor, g: Tensor, scale: Tensor, places: Tensor | None) -> None:

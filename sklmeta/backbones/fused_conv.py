@@ -28,7 +28,7 @@ __all__ = ["TaskConv2d", "fused_convolution"]
 
 _backward_kernel = torch.ops.aten.convolution_backward.default
 
-Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
+Geometry = tuple[Any, ...]
 """Stride, padding, dilation, whether transposed, output padding, groups."""
 
 
@@ -71,16 +71,10 @@ class TaskConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images (n, C, H, W)."""
-        if not self._fits_kernel(x):
+        if isinstance(self.padding, str) or not self._fits_kernel(x):
             return super().forward(x)
-        geometry = (
-            list(self.stride),
-            list(self.padding),
-            list(self.dilation),
-            False,
-            [0, 0],
-            self.groups,
-        )
+        sizes = map(list, (self.stride, self.padding, self.dilation))
+        geometry = (*sizes, False, [0, 0], self.groups)
         return fused_convolution(x, self.weight, self.bias, geometry)
 
     def _fits_kernel(self, x: Tensor) -> bool:
@@ -90,7 +84,6 @@ class TaskConv2d(nn.Conv2d):
             and x.device.type == "cpu"
             and torch.is_grad_enabled()
             and self.padding_mode == "zeros"
-            and not isinstance(self.padding, str)
             and not torch.is_autocast_enabled("cpu")
             and not transforms_active()
         )

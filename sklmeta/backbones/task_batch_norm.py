@@ -127,17 +127,28 @@ class TaskBatchNorm(nn.Module):
 
     def pooled_and_cut(self, x: Tensor, *, pool: bool) -> Tensor:
         """Normalise images, halve them by maxima if asked to, and cut below 0."""
-        weight, bias, batch = self.weight, self.bias, self._mode in ("batch", "record")
-        on_cpu = x.device.type == "cpu" and not transforms_active()
-        if on_cpu and batch and weight is not None and _fits_kernel(x, weight):
-            y, *statistics = normalised_blocks(x, weight, bias, self.eps, pool=pool)
-            if self._mode == "record":
-                self._statistics = statistics[0], statistics[1]
-            return y
-        if pool and on_cpu and (self._mode == "given" or not (batch or self.training)):
-            return self(extremes(x, weight)).relu()
+        if x.device.type != "cpu" or transforms_active():
+            return self._one_after_another(x, pool)
+        weight, bias = self.weight, self.bias
+        if self._mode == "given" or (self._mode == "plain" and self._is_averaged):
+            return self._one_after_another(extremes(x, weight) if pool else x, False)
+        if self._mode == "plain" or weight is None or bias is None:
+            return self._one_after_another(x, pool)
+        if not _fits_kernel(x, weight):
+            return self._one_after_another(x, pool)
+        y, mean, var = normalised_blocks(x, weight, bias, self.eps, pool=pool)
+        if self._mode == "record":
+            self._statistics = mean, var
+        return y
+
+    def _one_after_another(self, x: Tensor, pool: bool) -> Tensor:
         x = self(x)
         return (F.max_pool2d(x, 2) if pool else x).relu()
+
+    @property
+    def _is_averaged(self) -> bool:
+        """Whether running averages are what rows are normalised by."""
+        return self.running_mean is not None and not self.training
 
     def _apply_batch(self, x: Tensor) -> Tensor:
         """Normalise with the batch's statistics, whose averages stay as they are."""

@@ -6,7 +6,12 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from sklmeta.backbones import ConvNet
-from sklmeta.backbones.normalization import TaskBatchNorm, batch_statistics
+from sklmeta.backbones.normalization import (
+    TaskBatchNorm,
+    batch_statistics,
+    given_statistics,
+    recorded_statistics,
+)
 
 
 def images(*shape, seed=0):
@@ -68,6 +73,66 @@ def test_channels_last_gives_the_same_values(downsample):
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(backbone(last), backbone(x))
     torch.testing.assert_close(gradients(backbone, last), gradients(backbone, x))
+
+
+def in_mode(mode, backbone, x):
+    """Return features of a backbone in one of the ways that it can be run."""
+    if mode in ("training", "evaluation"):
+        return backbone.train(mode == "training")(x)
+    with batch_statistics(backbone, record=mode != "batch"):
+        if mode == "batch":
+            return backbone(x)
+        backbone(x[:3])
+        statistics = recorded_statistics(backbone)
+        if mode == "record":
+            parts = [part for pair in statistics.values() for part in pair]
+            return torch.cat([backbone(x).flatten(), *parts])
+    with given_statistics(backbone, statistics):
+        return backbone(x)
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+@pytest.mark.parametrize("tracks", [True, False])
+@pytest.mark.parametrize("mode", ["training", "evaluation", "batch", "record", "given"])
+def test_blocks_are_their_layers_one_after_another(mode, tracks, downsample):
+    backbone = net((2, 9, 8), width=4, n_blocks=2, downsample=downsample).double()
+    for layer in backbone.modules():
+        if isinstance(layer, TaskBatchNorm):
+            with torch.no_grad():  # of either sign
+                layer.weight.copy_(torch.linspace(-1, 2, 4))
+                layer.bias.copy_(torch.linspace(-0.3, 0.4, 4))
+            if not tracks:
+                layer.running_mean = layer.running_var = None
+    layers = nn.Sequential(
+        *(nn.Sequential(*copy.deepcopy(block)) for block in backbone.blocks)
+    )
+    x, results = images(7, 2, 9, 8).double(), []
+    for one in (backbone, nn.Sequential(layers, nn.Flatten())):
+        outputs = in_mode(mode, one, x)
+        weights = [p for p in one.parameters()]
+        loss = outputs.pow(2).mul(
+            torch.linspace(0, 1, outputs.numel()).view_as(outputs)
+        )
+        first = torch.autograd.grad(loss.sum(), weights, create_graph=True)
+        total = sum(
+            (g * torch.linspace(0, 1, g.numel()).view_as(g)).sum() for g in first
+        )
+        second = torch.autograd.grad(total, weights, materialize_grads=True)
+        results.append((outputs, *first, *second, *one.buffers()))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_layers_that_were_hooked_or_replaced_are_called():
+    x, seen = images(3, 1, 8, 8), []
+    hooked = net((1, 8, 8), width=4)
+    hooked.blocks[1][1].register_forward_hook(lambda *args: seen.append(args[2].shape))
+    hooked(x)
+    assert seen == [(3, 4, 4, 4)]
+    replaced = net((1, 8, 8), width=4)
+    replaced.blocks[0][1] = nn.Sequential(replaced.blocks[0][1], nn.Dropout(1.0))
+    first = replaced.blocks[0](x)
+    assert torch.equal(first, torch.zeros_like(first))
 
 
 def test_tasks_can_be_mapped():
