@@ -30,6 +30,7 @@ from sklmeta.engine.memory import MemoryBudget, as_bytes
 from sklmeta.engine.modules import try_out
 from sklmeta.engine.spec import bounds
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train
+from sklmeta.engine.updates import UpdateOptions
 from sklmeta.tasks import ClassPool, TaskSet, ValidationTasks, as_tasks
 
 __all__ = [
@@ -224,6 +225,7 @@ def train(
         verbose=estimator.verbose,
         remedy=f"Lower {' or '.join(sizes)}, scale features with long tails, or clip "
         "gradients: callbacks=[skorch.callbacks.GradientNormClipping(1.0)].",
+        update=UpdateOptions(compile=estimator.compile),
     )
     learner = learner.to(resolve_device(estimator.device)).eval()
     if not any(p.requires_grad for p in learner.parameters()):

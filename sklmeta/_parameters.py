@@ -103,6 +103,15 @@ device : str or torch.device, default="auto"
     rows of a table are often faster on a CPU than on any GPU. Results of a GPU are
     reproducible up to rounding.
 
+compile : bool, default=False
+    Compile meta-updates of nets on rows: with torch's compiler on a CPU, which needs a
+    C++ compiler and takes some seconds for each shape of episodes (rows of ragged
+    tasks are padded to powers of two, so that there are few), and as CUDA graphs on a
+    GPU. Pays in long runs. Compiled code is kept for later fits, and by torch on
+    disk; `history_` says how long it took in each epoch, `compile_dur`. Nets with
+    convolutions or recurrent layers are left as they are on a CPU. What cannot be
+    compiled goes on without it, after a `CompilationWarning`.
+
 mixed_precision : bool, default=False
     Run the backbone in bfloat16 in meta-training, by torch's autocast; weights,
     gradients and losses stay in single precision, and so do adapting and predicting
@@ -131,6 +140,7 @@ learner_ : torch.nn.Module
 
 history_ : skorch.history.History
     One row per epoch: `train_loss`, `dur` and, with held-out tasks, `valid_loss`.
+    With ``compile=True`` also `compile_dur`, the seconds of `dur` that compiling took.
 
 n_iter_ : int
     Number of meta-updates made.
@@ -182,7 +192,10 @@ def check_common_parameters(estimator: Any) -> None:
     """
     for name in ("batch_size", "max_iter", "eval_every", "n_iter_no_change"):
         check_integer(name, getattr(estimator, name), 1)
-    for name in ("normalize_x", "early_stopping", "mixed_precision", "warm_start"):
+    for name in (
+        *("normalize_x", "early_stopping", "compile", "mixed_precision"),
+        "warm_start",
+    ):
         check_choice(name, getattr(estimator, name), (True, False))
     check_positive("outer_lr", estimator.outer_lr)
     as_bytes(estimator.memory_limit)

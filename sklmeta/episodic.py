@@ -52,6 +52,7 @@ class CommonParameters(TypedDict, total=False):
     n_iter_no_change: int
     callbacks: Any
     device: Any
+    compile: bool
     mixed_precision: bool
     memory_limit: Any
     warm_start: bool
@@ -82,6 +83,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
     _exempt_parameters = (
         *BaseMetaLearner._exempt_parameters,
         *("device", "n_query", "max_iter", "warm_start", "callbacks", "memory_limit"),
+        "compile",
     )
 
     __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"groups": True}
@@ -107,6 +109,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         n_iter_no_change: int = 10,
         callbacks: Any = None,
         device: Any = "auto",
+        compile: bool = False,
         mixed_precision: bool = False,
         memory_limit: Any = None,
         warm_start: bool = False,
@@ -131,6 +134,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self.n_iter_no_change = n_iter_no_change
         self.callbacks = callbacks
         self.device = device
+        self.compile = compile
         self.mixed_precision = mixed_precision
         self.memory_limit = memory_limit
         self.warm_start = warm_start

@@ -1,6 +1,15 @@
 """Errors and warnings of sklmeta, each a subclass of what scikit-learn users catch."""
 
-__all__ = ["MetaTrainingError", "SmallTaskWarning", "TaskLeakageWarning"]
+__all__ = [
+    "CompilationWarning",
+    "MetaTrainingError",
+    "SmallTaskWarning",
+    "TaskLeakageWarning",
+]
+
+
+class CompilationWarning(UserWarning):
+    """``compile=True`` has no effect here; meta-training goes on without it."""
 
 
 class MetaTrainingError(ValueError):

@@ -8,6 +8,7 @@ torch's compiler.
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -178,8 +179,6 @@ def as_graph(recording: Recording) -> torch.fx.GraphModule:
         elif isinstance(one.results, list | tuple):
             for place, value in enumerate(one.results):
                 if isinstance(value, Value):
-                    import operator
-
                     nodes[value] = graph.call_function(operator.getitem, (node, place))
     graph.output([node_of(output) for output in recording.outputs])
     return torch.fx.GraphModule(torch.nn.Module(), graph)

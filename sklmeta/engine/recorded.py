@@ -8,6 +8,7 @@ gradients. Otherwise the update goes on as autograd makes it.
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from sklmeta.engine.mapping import mapping_method
 from sklmeta.engine.programs import Program
 from sklmeta.engine.tracing import Recording, Value, record
 
-__all__ = ["PythonState", "RecordedUpdate", "can_be_recorded"]
+__all__ = ["PythonState", "RecordedUpdate", "can_be_compiled", "can_be_recorded"]
 
 # Updates of a shape before it is recorded: recording costs a few dozen of them.
 PATIENCE = 32
@@ -114,6 +115,16 @@ def can_be_recorded(learner: Learner) -> bool:
     )
 
 
+def can_be_compiled(learner: Learner) -> bool:
+    """Whether updates of a learner are compiled if that is asked for.
+
+    Not where tasks are taken one after another: convolutions on a CPU spend their time
+    in kernels that compiling does not touch.
+    """
+    weight = next(learner.parameters(), None)
+    return weight is not None and mapping_method(learner, weight.device) == "vmap"
+
+
 def _is_pure(module: nn.Module) -> bool:
     ours = type(module).__module__.startswith("sklmeta.")
     known = ours or type(module) in _PURE or isinstance(module, Learner)
@@ -134,6 +145,8 @@ class _Course:
 class RecordedUpdate:
     """Loss and gradients by recorded programs, where there are any.
 
+    `n_programs` have been made, in so many `seconds`.
+
     Parameters
     ----------
     learner : Learner
@@ -144,6 +157,8 @@ class RecordedUpdate:
         yields programs of it, the best first.
     patience : int, default=PATIENCE
         Updates of a shape before it is recorded.
+    prepare : callable, default=None
+        Changes parts before anything else, such as by padding.
     on_refusal : callable, default=None
         Gets the reason where a shape cannot be recorded.
     """
@@ -155,13 +170,16 @@ class RecordedUpdate:
         programs: Callable[[Recording, dict[Value, bool]], Iterator[Program]],
         *,
         patience: int = PATIENCE,
+        prepare: Callable[[Episodes], Episodes] | None = None,
         on_refusal: Callable[[str], None] | None = None,
     ) -> None:
         self.learner = learner
         self.n_programs = 0
+        self.seconds = 0.0
         self._parts = parts
         self._programs = programs
         self._patience = patience
+        self._prepare = prepare
         self._on_refusal = on_refusal
         self._all_parameters = list(learner.parameters())
         self._parameters: list[Tensor] = []
@@ -174,6 +192,8 @@ class RecordedUpdate:
         self._parameters = [p for p in self._all_parameters if p.requires_grad]
         total: Tensor | None = None
         for part in self._parts(self.learner, batch):
+            if self._prepare is not None:
+                part = self._prepare(part)
             loss, *gradients = self._results(part, len(batch))
             assert loss is not None
             add_gradients(self._parameters, gradients)
@@ -237,8 +257,10 @@ class RecordedUpdate:
         watched = _WatchedProgress(progress.n_done, progress.n_planned)
         self.learner.progress = watched
         n_ways = [n for n in (part.support.n_way, part.query.n_way) if n is not None]
+        # Given as inputs where they differ from task to task.
+        known = [] if any(n is inputs[-1] for n in n_ways) else n_ways
         try:
-            outputs, recording = record(compute, inputs, static=n_ways)
+            outputs, recording = record(compute, inputs, static=known, bounded=n_ways)
         finally:
             self.learner.progress = progress
         if watched.was_read and type(self.learner).stage is Learner.stage:
@@ -253,22 +275,27 @@ class RecordedUpdate:
         outputs: Sequence[Tensor | None],
     ) -> str | None:
         """Keep the first program that gives these outputs, or say that none does."""
-        masks = recording.inputs[-4], recording.inputs[-1]
-        tensors = part.support.mask, part.query.mask
+        start = time.perf_counter()
+        inputs = self._inputs(part)
         filled = {
             value: True
-            for value, mask in zip(masks, tensors, strict=True)
-            if bool(mask.all())
+            for value, tensor in zip(recording.inputs, inputs, strict=True)
+            if _is_full(tensor)
         }
+        problem: str | None = "its replay does not give the same loss and gradients"
         for program in self._programs(recording, filled):
-            if _agree(program(self._inputs(part)), outputs):
-                course.program = program
+            if _agree(program(inputs), outputs):
+                course.program, problem = program, None
                 self.n_programs += 1
-                return None
-        return "its replay does not give the same loss and gradients"
+                break
+        self.seconds += time.perf_counter() - start
+        return problem
 
     def _inputs(self, part: Episodes) -> list[Tensor]:
-        return [*self._parameters, *_tensors(part.support), *_tensors(part.query)]
+        rows = (*_tensors(part.support), *_tensors(part.query))
+        n_ways = (part.support.n_way, part.query.n_way)
+        ways = [n for n in n_ways if n is not None and not _are_equal(n)]
+        return [*self._parameters, *rows, *ways]
 
     def __reduce__(self) -> Any:
         """Leave programs behind in copies: they belong to these very weights."""
@@ -331,9 +358,21 @@ def _shapes(part: Episodes) -> Hashable:
     """Return what tells apart batches that are recorded separately."""
     tensors = (*_tensors(part.support), *_tensors(part.query))
     n_way = part.support.n_way
-    ways = None if n_way is None else tuple(n_way.tolist())
-    full = bool(part.support.mask.all()), bool(part.query.mask.all())
+    full = _is_full(part.support.mask), _is_full(part.query.mask)
+    ways: Hashable = None
+    if n_way is not None:
+        ways = int(n_way.max()), _are_equal(n_way)
     return (*[(t.shape, t.stride(), t.dtype) for t in tensors], ways, full)
+
+
+def _is_full(mask: Tensor) -> bool:
+    """Whether nothing is padding; a GPU is not asked, which would wait for it."""
+    is_mask = mask.dtype == torch.bool and mask.device.type == "cpu"
+    return is_mask and bool(mask.all())
+
+
+def _are_equal(n_way: Tensor) -> bool:
+    return bool((n_way == n_way[0]).all())
 
 
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:

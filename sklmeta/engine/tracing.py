@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Operation", "Recording", "Spec", "Value", "record", "spec_of"]
 
+_aten = torch.ops.aten
+
 # What operations do that may be others for other values, by the tags torch gives them.
 _BY_VALUE = {
     torch.Tag.data_dependent_output: "reads a number out of a tensor",
@@ -25,10 +27,10 @@ _BY_VALUE = {
 }
 # Tagged for the boolean masks that they also take.
 _BY_INDEX = (
-    torch.ops.aten.index.Tensor,
-    torch.ops.aten.index_put.default,
-    torch.ops.aten.index_put_.default,
-    torch.ops.aten._unsafe_index.Tensor,
+    _aten.index.Tensor,
+    _aten.index_put.default,
+    _aten.index_put_.default,
+    _aten._unsafe_index.Tensor,
 )
 
 
@@ -123,19 +125,20 @@ class Recording:
         """Whether no operation writes into a tensor that was there before."""
         return not any(one.function._schema.is_mutable for one in self.operations)
 
+    def text(self) -> str:
+        """Return what it does in words: two with the same text do the same."""
+        values = (*self.inputs, *self.constants)
+        given = [(value, self.specs[value]) for value in values]
+        return repr((given, self.operations, self.outputs))
+
     def differs_from(self, other: Recording) -> str | None:
         """Say in what another recording of the same function differs, or None."""
-        if _text(self) != _text(other):
+        if self.text() != other.text():
             return "its operations are not the same in every meta-update"
         for value, tensor in self.constants.items():
             if not _same_tensor(tensor, other.constants[value]):
                 return "it uses tensors that are not the same in every meta-update"
         return None
-
-
-def _text(recording: Recording) -> str:
-    inputs = [recording.specs[value] for value in recording.inputs]
-    return repr((inputs, recording.operations, recording.outputs))
 
 
 def _same_tensor(a: Tensor, b: Tensor) -> bool:
@@ -146,6 +149,7 @@ def record(
     function: Callable[[], Sequence[Tensor | None]],
     inputs: Sequence[Tensor],
     static: Sequence[Tensor] = (),
+    bounded: Sequence[Tensor] = (),
 ) -> tuple[list[Tensor | None], Recording]:
     """Run a function and write down what it does.
 
@@ -159,6 +163,8 @@ def record(
     static : sequence of Tensor, default=()
         Constants that are known to have the same values in every replay, so that what
         follows from them alone may decide what the function does.
+    bounded : sequence of Tensor, default=()
+        Inputs that are known to have the same largest value in every replay.
 
     Returns
     -------
@@ -167,7 +173,7 @@ def record(
     recording : Recording
         With a `problem` where it cannot be replayed.
     """
-    recorder = _Recorder(inputs, static)
+    recorder = _Recorder(inputs, static, bounded)
     with recorder:
         outputs = list(function())
     recording = recorder.recording
@@ -180,10 +186,16 @@ def record(
 class _Recorder(TorchDispatchMode):
     """Sees every operation that reaches a kernel while it is on."""
 
-    def __init__(self, inputs: Sequence[Tensor], static: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        static: Sequence[Tensor],
+        bounded: Sequence[Tensor],
+    ) -> None:
         super().__init__()
         self.recording = Recording()
         self._static_tensors = {id(tensor): tensor for tensor in static}
+        self._bounded_tensors = {id(tensor): tensor for tensor in bounded}
         self._static: set[Value] = set()
         # Tensors are told apart by their ids, which are theirs while they live.
         self._values: dict[int, tuple[Tensor, Value]] = {}
@@ -198,6 +210,8 @@ class _Recorder(TorchDispatchMode):
         own_results = pytree.tree_map(self._made, results)
         operation = Operation(func, own_args, own_kwargs, own_results)
         self.recording.operations.append(operation)
+        if func is _aten.max.default and id(args[0]) in self._bounded_tensors:
+            self._static.update(operation.outputs())
         if self._static.issuperset(operation.inputs()):
             self._static.update(operation.outputs())
         elif func not in _BY_INDEX or _holds_mask(args[1]):

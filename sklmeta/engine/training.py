@@ -72,6 +72,7 @@ class _EpisodeNet(NeuralNet):
     """skorch net whose batches are `Episodes` and whose module is a learner."""
 
     update: Update
+    compiles = False
     remedy = ""
     n_updates_done = 0
     n_done_before = 0
@@ -117,6 +118,19 @@ class _EpisodeNet(NeuralNet):
         step = super().train_step(batch, **fit_params)
         self.n_updates_done += 1
         return step
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        before = self._compiling_s
+        super().run_single_epoch(iterator, training, *args, **kwargs)
+        if training and self.compiles:
+            self.history.record("compile_dur", self._compiling_s - before)
+
+    @property
+    def _compiling_s(self) -> float:
+        """Seconds that making programs has taken so far."""
+        return getattr(self.update, "seconds", 0.0)
 
     def validation_step(self, batch: Episodes, **fit_params: Any) -> dict[str, Any]:
         self._set_training(False)
@@ -256,6 +270,7 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
         **settings,
     )
     net.remedy = options.remedy
+    net.compiles = options.update.compile
     net.n_done_before = options.n_done_before
     if options.has_plan:
         net.n_planned = options.n_done_before + options.n_updates

@@ -6,18 +6,23 @@ gradients in ``.grad``. `make_update` chooses the way; no algorithm knows of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sklmeta.engine.batches import Episodes
+from sklmeta.engine.buckets import Buckets
+from sklmeta.engine.compiled import compilations
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.mapping import shares_out_tasks, tasks_per_pass
 from sklmeta.engine.programs import replays
-from sklmeta.engine.recorded import RecordedUpdate, can_be_recorded
+from sklmeta.engine.recorded import RecordedUpdate, can_be_compiled, can_be_recorded
 from sklmeta.engine.threads import ThreadedUpdate
+from sklmeta.exceptions import CompilationWarning
 
 __all__ = ["EagerUpdate", "Update", "UpdateOptions", "make_update", "parts_of"]
 
@@ -51,11 +56,40 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
         Takes `Episodes`, adds the gradients of their mean meta-loss to ``.grad`` of
         the learner's parameters, and returns that loss, detached.
     """
+    options = options or UpdateOptions()
+    if options.compile and can_be_compiled(learner):
+        return _compiled_update(learner)
     if can_be_recorded(learner):
         return RecordedUpdate(learner, parts_of, replays)
     if shares_out_tasks(learner, _device_of(learner)):
         return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
+
+
+def _compiled_update(learner: Learner) -> Update:
+    """Return an update by compiled programs, which warns once where that fails."""
+    told: list[str] = []
+
+    def warn(reason: str) -> None:
+        if not told:
+            warnings.warn(
+                f"compile=True has no effect: {reason}. Meta-training goes on without "
+                "it. On a CPU it needs a C++ compiler, such as g++, that runs; and a "
+                "backbone and a learner that do the same operations in every update. "
+                "compile=False is silent.",
+                CompilationWarning,
+                stacklevel=2,
+            )
+        told.append(reason)
+
+    return RecordedUpdate(
+        learner,
+        parts_of,
+        partial(compilations, warn=warn),
+        patience=0,
+        prepare=None if learner.needs_equal_rows else Buckets(),
+        on_refusal=warn,
+    )
 
 
 def _device_of(learner: Learner) -> torch.device:
