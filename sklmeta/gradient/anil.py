@@ -41,7 +41,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.base import MetaClassifierMixin
@@ -185,12 +184,19 @@ class ANIL(GradientLearner):
         support = Rows(features, support.y, support.mask, support.n_way)
         weights = self.initial_head(support, lambda: features)
         ways, first_order = self.ways(support), self.first_order
+        target = self._target(support, ways).to(features.dtype)
+        share = support.mask.to(features.dtype)  # of each row in the mean loss
+        share = (share / share.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
 
         def step(own: TaskWeights) -> TaskWeights:
             # Features come along as weights that stay, since they carry a graph.
-            rows = Rows(own["features"], support.y, support.mask)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-                gradients = self._head_gradients(own, rows, ways)
+                outputs = self.head_outputs(own, own["features"], ways)
+                error = self._error(outputs, target) * share
+                gradients = {  # equation (2)
+                    "head.weight": error.mT @ own["features"],
+                    "head.bias": error.sum(1),
+                }
             return own | {  # equation (1)
                 name: own[name].sub(gradient, alpha=self.inner_lr)
                 for name, gradient in gradients.items()
@@ -202,20 +208,20 @@ class ANIL(GradientLearner):
         del weights["features"]
         return {"parameters": weights, "ways": ways, "statistics": statistics}
 
-    def _head_gradients(
-        self, weights: TaskWeights, support: Rows, ways: Tensor
-    ) -> TaskWeights:
-        """Return the gradients of equation (2), for rows of features."""
-        outputs = self.head_outputs(weights, support.x, ways)
-        if self.task_type == "classification":
-            target = F.one_hot(support.y, outputs.shape[-1]).to(outputs.dtype)
-            error = outputs.softmax(-1) - target
-        else:
-            error = (outputs - support.y) * (2 / outputs.shape[-1])
-        share = support.mask.to(error.dtype)
-        share = share / share.sum(1, keepdim=True).clamp(min=1)
-        error = error * share.unsqueeze(-1)
-        return {"head.weight": error.mT @ support.x, "head.bias": error.sum(1)}
+    def _target(self, support: Rows, ways: Tensor) -> Tensor:
+        """Return what outputs should be: probabilities (T, S, N), or numbers."""
+        if self.task_type == "regression":
+            return support.y
+        # As torch's one_hot, which reads the values: a recorded update could not.
+        return support.y.unsqueeze(-1) == torch.arange(
+            ways.shape[1], device=ways.device
+        )
+
+    def _error(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the gradient of a row's loss by its outputs: G of equation (2)."""
+        if self.task_type == "regression":
+            return (outputs - target) * (2 / outputs.shape[-1])
+        return outputs.softmax(-1) - target
 
 
 class _ANILEstimator(GradientMetaLearner):
