@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State, WeightsId
-from sklmeta.engine.mapping import tasks_per_pass
+from sklmeta.engine.mapping import shares_out_tasks, tasks_per_pass
 from sklmeta.engine.pool import RowPool
+from sklmeta.engine.threads import in_threads, replicas
 
 __all__ = [
     "adapt",
@@ -208,22 +209,44 @@ def run_episodes(learner: Learner, episodes: Episodes) -> Tensor:
         On the CPU; rows beyond a task's own query rows hold NaN.
     """
     outputs: Tensor | None = None
-    position = torch.arange(len(episodes), device=episodes.support.x.device)
-    size = _tasks_at_once(learner, episodes)
-    equal = learner.needs_equal_rows
-    for tasks, part in episodes.indexed_parts(size, equal_rows=equal):
-        state = adapt(learner, part.support)
-        part_outputs = predict(learner, state, part.query.x).cpu()
+
+    def compute(worker: Learner, item: tuple[Tensor, Episodes]) -> tuple[Tensor, ...]:
+        tasks, part = item
+        state = adapt(worker, part.support)
+        return tasks, predict(worker, state, part.query.x).cpu()
+
+    def place(result: tuple[Tensor, ...]) -> None:
+        nonlocal outputs
+        tasks, found = result
+        n_query, n_ways = found.shape[1:]
         if outputs is None:
-            shape = (len(position), episodes.query.x.shape[1], part_outputs.shape[2])
-            outputs = part_outputs.new_full(shape, torch.nan)
-        outputs = _widened(outputs, part_outputs.shape[2])
-        n_query, n_ways = part_outputs.shape[1:]
-        outputs[tasks, :n_query, :n_ways] = part_outputs
+            shape = len(episodes), episodes.query.x.shape[1], n_ways
+            outputs = found.new_full(shape, torch.nan)
+        outputs = _widened(outputs, n_ways)
+        outputs[tasks, :n_query, :n_ways] = found
         if n_ways < outputs.shape[2]:
             outputs[tasks, :n_query, n_ways:] = -torch.inf
+
+    size, equal = _tasks_at_once(learner, episodes), learner.needs_equal_rows
+    parts = episodes.indexed_parts(size, equal_rows=equal)
+    workers = _workers(learner, episodes) if size == 1 else []
+    if workers:
+        in_threads(compute, workers, list(parts), place)
+    else:
+        for item in parts:
+            place(compute(learner, item))
     assert outputs is not None
     return outputs
+
+
+def _workers(learner: Learner, episodes: Episodes) -> list[Learner]:
+    """Return copies of the learner that share tasks out; none where one is as fast."""
+    n_threads = min(torch.get_num_threads(), len(episodes))
+    device = episodes.support.x.device
+    if n_threads == 1 or learner.training or not shares_out_tasks(learner, device):
+        return []
+    with _lock_of(learner):  # or the weights copied may be some task's
+        return replicas(learner, n_threads)
 
 
 def _widened(outputs: Tensor, n_ways: int) -> Tensor:

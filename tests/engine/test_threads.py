@@ -9,6 +9,7 @@ from torch import nn
 
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.inference import run_episodes
 from sklmeta.engine.learner import Learner
 from sklmeta.engine.threads import ThreadedUpdate, in_threads, one_thread, replicas
 from sklmeta.engine.updates import EagerUpdate, make_update, parts_of
@@ -260,3 +261,20 @@ def test_other_threads_begin_with_the_number_that_the_user_set():
 
     in_threads(function, replicas(Failing(()), 3), range(30), lambda result: None)
     assert set(numbers) == {3}
+
+
+def test_predictions_of_many_episodes_are_those_of_one_after_another():
+    learner, batch = maml(inner_steps=2).eval(), images()
+    found = run_episodes(learner, batch)
+    with one_thread():
+        expected = run_episodes(learner, batch)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+def test_errors_of_predicting_are_carried_over():
+    learner, batch = maml().eval(), images()
+    learner.head = None
+    learner.backbone.blocks[1][0].weight = nn.Parameter(torch.zeros(1, 1, 3, 3))
+    with pytest.raises(RuntimeError, match="channels"):
+        run_episodes(learner, batch)
