@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, Progress
@@ -27,6 +28,9 @@ __all__ = ["PythonState", "RecordedUpdate", "can_be_compiled", "can_be_recorded"
 
 # Updates of a shape before it is recorded: recording costs a few dozen of them.
 PATIENCE = 32
+# Values of rows and of the tasks' own weights in an update: with more, arithmetic is
+# what takes the time, and a recording would keep too much memory while it is made.
+MOST_VALUES = 2**22
 MOST_SHAPES = 64  # that are counted
 MOST_PROGRAMS = 16
 TOLERANCE = 1e-3  # of the largest entry: other orders of summation, kinks included
@@ -36,12 +40,16 @@ _SIMPLE = (
     *(torch.device, torch.memory_format, types.FunctionType, types.BuiltinFunctionType),
 )
 # What every module has, or what a recording cannot depend on.
-_NOT_LOOKED_AT = {*vars(nn.Module()), "progress", "weights_id"} - {"training"}
+_NOT_LOOKED_AT = {
+    *(name for name in vars(nn.Module()) if name != "training"),
+    *("budget", "progress", "weights_id"),
+}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 # Layers that do the same operations on whatever they get. Others may, and are left
 # alone unless a compiled program is asked for.
 _PURE = (
     *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Flatten, nn.Unflatten),
+    *(nn.ParameterList, nn.ParameterDict),
     *(nn.Linear, nn.Bilinear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.Identity),
     *(nn.CELU, nn.ELU, nn.GELU, nn.GLU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
     *(nn.LeakyReLU, nn.LogSigmoid, nn.LogSoftmax, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6),
@@ -79,6 +87,15 @@ class PythonState:
         self._hooks = [vars(module)[name] for module in modules for name in _HOOKS]
         self._sizes = [vars(module) for module in modules]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a change of anything it holds would be seen."""
+        values = [attributes.get(name) for attributes, name in self._values]
+        return all(
+            type(leaf) in _SIMPLE or isinstance(leaf, Tensor | Progress)
+            for leaf in pytree.tree_leaves(values)
+        )
+
     def key(self) -> Hashable:
         """Return a value that is another one whenever the state is."""
         return (
@@ -95,6 +112,8 @@ def _frozen(value: Any) -> Hashable:
         return (type(value), *map(_frozen, value))
     if isinstance(value, dict):
         return (dict, *((_frozen(k), _frozen(v)) for k, v in value.items()))
+    if isinstance(value, set | frozenset):
+        return frozenset(map(_frozen, value))
     if isinstance(value, Progress):
         return None  # watched, see `_recorded`
     return type(value), id(value)
@@ -104,13 +123,14 @@ def can_be_recorded(learner: Learner) -> bool:
     """Whether updates of a learner are recorded without being asked for.
 
     On the CPU, where what Python and autograd cost was measured, for layers that are
-    known and have no hooks.
+    known and have no hooks, and learners that hold tensors and plain values alone.
     """
     weights = list(learner.parameters())
     return (
         all(weight.device.type == "cpu" for weight in weights)
         and mapping_method(learner, torch.device("cpu")) == "vmap"
         and not getattr(learner, "checkpoint_steps", False)
+        and PythonState(learner).is_plain
         and all(_is_pure(module) for module in learner.modules())
     )
 
@@ -157,6 +177,8 @@ class RecordedUpdate:
         yields programs of it, the best first.
     patience : int, default=PATIENCE
         Updates of a shape before it is recorded.
+    most_values : int or None, default=MOST_VALUES
+        Larger parts are left to autograd; None sets no limit.
     prepare : callable, default=None
         Changes parts before anything else, such as by padding.
     on_refusal : callable, default=None
@@ -170,6 +192,7 @@ class RecordedUpdate:
         programs: Callable[[Recording, dict[Value, bool]], Iterator[Program]],
         *,
         patience: int = PATIENCE,
+        most_values: int | None = MOST_VALUES,
         prepare: Callable[[Episodes], Episodes] | None = None,
         on_refusal: Callable[[str], None] | None = None,
     ) -> None:
@@ -179,6 +202,7 @@ class RecordedUpdate:
         self._parts = parts
         self._programs = programs
         self._patience = patience
+        self._most_values = most_values
         self._prepare = prepare
         self._on_refusal = on_refusal
         self._all_parameters = list(learner.parameters())
@@ -210,12 +234,19 @@ class RecordedUpdate:
         def compute() -> list[Tensor | None]:
             return part_gradients(self.learner, part, n_tasks, self._parameters)
 
-        if course is None or course.given_up:
+        if course is None or course.given_up or self._is_large(part):
             return compute()
         course.n_seen += 1
         if course.n_seen <= self._patience or self.n_programs >= MOST_PROGRAMS:
             return compute()
         return self._advance(course, part, compute)
+
+    def _is_large(self, part: Episodes) -> bool:
+        if self._most_values is None:
+            return False
+        n_weights = sum(p.numel() for p in self._all_parameters)
+        n_values = part.support.x.numel() + part.query.x.numel()
+        return len(part) * n_weights + n_values > self._most_values
 
     def _course(self, part: Episodes, n_tasks: int) -> _Course | None:
         """Return how far the recording of this shape is; None: too many shapes."""

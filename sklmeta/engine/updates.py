@@ -87,6 +87,7 @@ def _compiled_update(learner: Learner) -> Update:
         parts_of,
         partial(compilations, warn=warn),
         patience=0,
+        most_values=None,
         prepare=None if learner.needs_equal_rows else Buckets(),
         on_refusal=warn,
     )
