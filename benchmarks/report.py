@@ -17,6 +17,7 @@ from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _markdown import Record, bullets, interval, origin, table, where
 from _report import RESULTS
+from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
 from sinusoid import BARS
 from sinusoid import PUBLISHED as SINUSOID_PUBLISHED
@@ -296,6 +297,7 @@ def grid_search(record: Record) -> str:
 SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid": sinusoid,
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
+    "sinusoid_cavia": sinusoid_cavia,
     "maml_speed": maml_speed,
     "episode_drawing": episode_drawing,
     "heads": heads,

@@ -76,6 +76,10 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
         "sinusoid_meta_sgd": [
             *("--updates", 2, "--train-shots", 5, "--test-tasks", 4),
         ],
+        "sinusoid_cavia": [
+            *("--updates", 2, "--test-tasks", 4, "--test-query", 6),
+            *("--context", 2, "--maml-inputs", 0, 1),
+        ],
         "maml_speed": ["--updates", 2, "--repeats", 1],
         "taskset": ["--tasks", 30, "--repeats", 1],
         "episode_drawing": ["--seconds", 0],
