@@ -21,6 +21,7 @@ __all__ = [
     "check_common_parameters",
     "check_fraction",
     "check_integer",
+    "check_mixed_precision",
     "check_positive",
     "filled_in",
     "resolve_device",
@@ -296,6 +297,24 @@ def same_value(a: Any, b: Any) -> bool:
         return np.shape(a) == np.shape(b) and bool(np.all(a == b))
     except (TypeError, ValueError, RuntimeError, AttributeError, PicklingError):
         return False
+
+
+def check_mixed_precision(device: torch.device) -> None:
+    """Raise ValueError unless a device computes in bfloat16.
+
+    Raises
+    ------
+    ValueError
+        Naming the device.
+    """
+    available = torch.amp.is_autocast_available(device.type)
+    if device.type == "cuda":
+        available = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not available:
+        raise ValueError(
+            f"mixed_precision=True needs a device that computes in bfloat16, which "
+            f"{str(device)!r} does not. Use mixed_precision=False."
+        )
 
 
 def check_fraction(name: str, value: Any) -> None:

@@ -16,7 +16,12 @@ from sklmeta import _leakage, _meta_training
 from sklmeta._adapted import TorchModel
 from sklmeta._meta_tags import MetaTags
 from sklmeta._meta_training import Seeds, representative
-from sklmeta._parameters import check_choice, check_common_parameters, resolve_device
+from sklmeta._parameters import (
+    check_choice,
+    check_common_parameters,
+    check_mixed_precision,
+    resolve_device,
+)
 from sklmeta._preparation import Preparation
 from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
 from sklmeta._signatures import spell_out
@@ -177,7 +182,9 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """Raise TypeError or ValueError if a parameter is not usable."""
         super()._check_parameters()
         check_common_parameters(self)
-        resolve_device(self.device)
+        device = resolve_device(self.device)
+        if self.mixed_precision:
+            check_mixed_precision(device)
         if hasattr(self, "normalize_y"):
             check_choice("normalize_y", self.normalize_y, (True, False, "task"))
 

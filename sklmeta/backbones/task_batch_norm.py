@@ -110,6 +110,8 @@ class TaskBatchNorm(nn.Module):
                 f"Expected a batch of shape (n, {self.num_features}, ...), "
                 f"got {tuple(x.shape)}."
             )
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()  # as autocast itself has it for other normalisations
         if self._mode == "record":
             return self._record(x)
         if self._mode == "given":

@@ -181,7 +181,8 @@ def passing(learner: nn.Module, device: torch.device) -> Iterator[None]:
     """Return the context for passing rows through a learner's backbone.
 
     Attention has second derivatives there, where the learner needs that, and in
-    training with `mixed_precision` the backbone computes in bfloat16.
+    training with `mixed_precision` the backbone computes in bfloat16; what comes out is
+    to be cast to the precision of the rows.
     """
     with ExitStack() as stack:
         if getattr(learner, "plain_attention", False):

@@ -34,6 +34,7 @@ from sklmeta.backbones.normalization import mixes_rows
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State
+from sklmeta.engine.mapping import passing
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
@@ -166,9 +167,12 @@ class ProtoNet(Learner):
 
     def _embed(self, x: Tensor) -> Tensor:
         """Map (T, S, *F) to (T, S, n_features), episodes apart where they matter."""
-        if self.training and self.needs_equal_rows:
-            return torch.stack([self.backbone(rows) for rows in x])
-        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        with passing(self, x.device):
+            if self.training and self.needs_equal_rows:
+                features = torch.stack([self.backbone(rows) for rows in x])
+            else:
+                features = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return features.to(x.dtype)
 
     def _prototypes(self, features: Tensor, support: Rows) -> State:
         n_ways = self.n_outputs
