@@ -13,6 +13,7 @@ some numbers known too:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -253,7 +254,9 @@ class _Rewriter:
         made_by = self._made_by.get(value)
         if made_by is None or made_by.function is not _aten.mul.Scalar:
             return value, 1.0
-        return made_by.args[0], float(made_by.args[1])
+        factor = float(made_by.args[1])
+        usable = factor != 0 and math.isfinite(factor)
+        return (made_by.args[0], factor) if usable else (value, 1.0)
 
     def _factor_out(self, function: Any, args: Any, kwargs: Any) -> Value | None:
         """Apply a linear operation before the factor of its argument."""
@@ -271,6 +274,8 @@ class _Rewriter:
     def _scaled(self, x: Value, factor: float) -> Value | None:
         if not self._spec(x).dtype.is_floating_point:
             return None
+        if factor == 0 or not math.isfinite(factor):
+            return None  # 0 * inf is no number, wherever it is multiplied
         x, before = self._factor(x)
         if factor * before == 1.0:
             return x

@@ -115,9 +115,9 @@ class EagerUpdate:
 
     def __call__(self, batch: Episodes) -> Tensor:
         """Add the gradients of a batch, and return its mean loss."""
-        total = torch.zeros((), device=batch.support.x.device)
+        losses = []
         for part in parts_of(self.learner, batch):
             loss = self.learner.meta_loss(part).sum() / len(batch)
             loss.backward()
-            total += loss.detach()
-        return total
+            losses.append(loss.detach())
+        return sum(losses[1:], start=losses[0])
