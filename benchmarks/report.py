@@ -17,6 +17,7 @@ from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _markdown import Record, bullets, interval, origin, table, where
 from _report import RESULTS
+from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
 from sinusoid import BARS
@@ -299,6 +300,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "sinusoid_cavia": sinusoid_cavia,
     "maml_speed": maml_speed,
+    "scaling": scaling,
     "episode_drawing": episode_drawing,
     "heads": heads,
     "predict_tasks_speed": predict_tasks_speed,

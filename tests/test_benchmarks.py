@@ -1,6 +1,7 @@
 """Every benchmark runs from end to end, and RESULTS.md is what they report."""
 
 import importlib
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +82,7 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
             *("--context", 2, "--maml-inputs", 0, 1),
         ],
         "maml_speed": ["--updates", 2, "--repeats", 1],
+        "scaling": ["--largest", 2],
         "taskset": ["--tasks", 30, "--repeats", 1],
         "episode_drawing": ["--seconds", 0],
         "grid_search": ["--updates", 2, "--tasks", 9, "--n-seeds", 1],
@@ -100,6 +102,23 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
     for name in small:
         assert f"(`{name}.py`)" in text
     assert "3 meta-updates instead of 70,000" in text
+
+
+def test_growth_beyond_proportion_is_explained(script):
+    scaling = script("scaling")
+
+    def row(value, seconds, peak_bytes):
+        own = {"sweep": "tasks", "value": value, "seconds": seconds}
+        return {**own, "peak_bytes": peak_bytes}
+
+    rows = [row(1, 1.0, 10), row(2, 2.0, 20), row(4, 6.0, 40), row(8, 12.1, 80)]
+    for before, after in itertools.pairwise(rows):
+        for name, what in (("exponent", "seconds"), ("memory_exponent", "peak_bytes")):
+            after[name] = scaling.exponent(before, after, what)
+    assert rows[2]["exponent"] == pytest.approx(np.log2(3))
+    (reason,) = scaling.explanations(rows, {"L2": 30, "L3": 1000})
+    assert "2 to 4: power 1.58, 1.50 times" in reason
+    assert "no longer fit in the L2 cache" in reason
 
 
 def many_classes(n_classes, row_shape, names):
