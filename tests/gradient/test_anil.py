@@ -13,6 +13,9 @@ from sklmeta.backbones.normalization import convert_batch_norm
 from sklmeta.datasets import load_digits_pool
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.inference import embedded, run_episodes
+from sklmeta.engine.programs import replays
+from sklmeta.engine.recorded import RecordedUpdate
+from sklmeta.engine.updates import make_update, parts_of
 from sklmeta.gradient import ANIL, MAML, network
 from sklmeta.tasks import ClassPool
 
@@ -214,6 +217,26 @@ def test_checkpointed_steps_have_the_same_gradients(first_order):
         torch.testing.assert_close(own, other)
 
 
+@pytest.mark.parametrize("head", ["auto", "fixed", "prototype"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_meta_updates_have_the_same_gradients(kind, head):
+    learner, reasons = make_learner(mlp(), kind, head=head).train(), []
+    update = make_update(learner)
+    assert isinstance(update, RecordedUpdate)
+    update = RecordedUpdate(
+        learner, parts_of, replays, patience=0, on_refusal=reasons.append
+    )
+    episodes = make_episodes(kind=kind)
+    for _ in range(3):  # recorded twice, then replayed
+        learner.zero_grad()
+        loss = update(episodes)
+    assert (reasons, update.n_programs) == ([], 1)
+    want_loss, want = meta_gradient(learner, episodes)
+    torch.testing.assert_close(loss, want_loss / N_TASKS)
+    for p, gradient in zip(learner.parameters(), want, strict=True):
+        torch.testing.assert_close(p.grad, gradient / N_TASKS)
+
+
 def identity(n_features=N_FEATURES):
     backbone = nn.Flatten()
     backbone.out_features = n_features
@@ -284,17 +307,18 @@ def test_features_of_rows_can_be_made_beforehand(head):
     episodes = make_episodes((1, 6, 6), "local")
     embed, on_features = learner.on_features()
     rows = [
-        Rows(embed(own.x.flatten(0, 1)).unflatten(0, own.y.shape), *parts_of(own))
+        Rows(
+            embed(own.x.flatten(0, 1)).unflatten(0, own.y.shape),
+            own.y,
+            own.mask,
+            own.n_way,
+        )
         for own in (episodes.support, episodes.query)
     ]
     want = run_episodes(learner, episodes)
     torch.testing.assert_close(run_episodes(on_features, Episodes(*rows)), want)
     assert isinstance(learner.backbone, PlainConv)
     assert on_features.head is learner.head
-
-
-def parts_of(rows):
-    return rows.y, rows.mask, rows.n_way
 
 
 def test_features_made_beforehand_keep_the_options():

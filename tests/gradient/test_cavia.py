@@ -14,6 +14,9 @@ from sklmeta.backbones.film import insert_film
 from sklmeta.backbones.normalization import convert_batch_norm
 from sklmeta.datasets import load_digits_pool, make_sinusoids
 from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.programs import replays
+from sklmeta.engine.recorded import RecordedUpdate
+from sklmeta.engine.updates import make_update, parts_of
 from sklmeta.gradient import CAVIA, network
 from sklmeta.gradient._context import CONTEXT, refuse_idle_context
 
@@ -237,6 +240,26 @@ def test_checkpointed_first_order_is_first_order():
     ]
     for own, other in zip(*found, strict=True):
         torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("head", ["auto", "fixed", "prototype"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_meta_updates_have_the_same_gradients(kind, head):
+    learner, reasons = make_learner(mlp(), kind, head=head).train(), []
+    update = make_update(learner)
+    assert isinstance(update, RecordedUpdate)
+    update = RecordedUpdate(
+        learner, parts_of, replays, patience=0, on_refusal=reasons.append
+    )
+    episodes = make_episodes(kind=kind)
+    for _ in range(3):  # recorded twice, then replayed
+        learner.zero_grad()
+        loss = update(episodes)
+    assert (reasons, update.n_programs) == ([], 1)
+    want_loss, want = meta_gradient(learner, episodes)
+    torch.testing.assert_close(loss, want_loss / N_TASKS)
+    for p, gradient in zip(learner.parameters(), want, strict=True):
+        torch.testing.assert_close(p.grad, gradient / N_TASKS)
 
 
 def test_one_step_of_a_linear_net_in_closed_form():
