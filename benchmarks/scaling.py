@@ -244,7 +244,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for ax, label in zip(axes, ("milliseconds", "peak memory in MB"), strict=True):
         ax.set(xlabel="times the smallest size", ylabel=f"{label}, a meta-update")
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"drawn in {path}")

@@ -362,6 +362,14 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     a CPU start with ``inner_steps=1``, ``batch_size=4`` and a backbone that strides
     instead of pooling (``ConvNet(shape, downsample="stride")``).
 
+    Its memory grows in proportion to the tasks that are taken at once, to their rows
+    and, as long as second derivatives are taken, to `inner_steps`: every step keeps its
+    graph. `memory_limit` bounds the tasks taken at once. With ``checkpoint_steps=True``
+    a step adds one set of weights per task instead of its graph, for up to twice the
+    time: 20 steps on images took 6 MB instead of 51 MB in 1.6 times the time, while
+    narrow nets on few rows save little. ``first_order=True`` keeps no graph; ANIL's
+    holds the head alone, and the memory of implicit MAML does not grow with the steps.
+
     References
     ----------
     .. [1] C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast
