@@ -147,7 +147,9 @@ class InnerRates(nn.Module):
                 "learner was made. Unfreeze it before meta-training."
             )
         rates = self.rates[self._key(name)]  # (n_steps, n_weights)
-        return rates[min(step, self.n_steps - 1)].view(self.shapes[name])
+        if self.n_steps > 1:
+            rates = rates[min(step, self.n_steps - 1)]
+        return rates.view(self.shapes[name])
 
     def by_name(self) -> dict[str, Tensor]:
         """Return the rates as they are, without gradients.
