@@ -133,15 +133,17 @@ class Way:
     update: Update
     optimizer: torch.optim.Optimizer
 
-    def tasks_per_second(self, n_updates: int) -> float:
-        """Return the rate of some meta-updates."""
+    def measure(self, n_updates: int) -> tuple[float, float]:
+        """Return tasks per second, and milliseconds of all cores' time per task."""
         with torch_threads(self.threads):
-            start = time.perf_counter()
+            n_tasks = n_updates * N_TASKS
+            start, busy = time.perf_counter(), time.process_time()
             for _ in range(n_updates):
                 self.optimizer.zero_grad()
                 self.update()
                 self.optimizer.step()
-            return n_updates * N_TASKS / (time.perf_counter() - start)
+            busy = time.process_time() - busy
+            return n_tasks / (time.perf_counter() - start), 1000 * busy / n_tasks
 
 
 def plain_way(threads: int, batch: Episodes, seed: int) -> Way:
@@ -184,31 +186,36 @@ def rows(args: Namespace) -> list[dict[str, Any]]:
     -------
     list of dict
         One per number of images and way, with the rate, its ratio to the plain loop
-        given all threads, and by how much losses and gradients differ from it.
+        given all threads, and by how much losses and gradients differ from it. The
+        time that cores were busy tells ways apart where others keep them busy, too.
     """
     results = []
     for shape, n_query in SHAPES.items():
-        single = agreement(n_query, args.seed, torch.float32)
-        double = agreement(n_query, args.seed, torch.float64)
-        batch = episodes(n_query, args.seed)
-        compared = ways(batch, args.seed, args.threads)
+        differences = {
+            name: agreement(n_query, args.seed, dtype)
+            for name, dtype in (("float32", torch.float32), ("float64", torch.float64))
+        }
+        compared = ways(episodes(n_query, args.seed), args.seed, args.threads)
         n_updates = 4 if n_query == 1 else 2
-        rates: list[list[float]] = [[] for _ in compared]
+        measured: list[list[tuple[float, float]]] = [[] for _ in compared]
         for _ in range(args.repeats + 1):
-            for way, found in zip(compared, rates, strict=True):
-                found.append(way.tasks_per_second(n_updates))
-        for way, found in zip(compared, rates, strict=True):
-            pairs = zip(found[1:], rates[0][1:], strict=True)
-            ratios = [rate / plain for rate, plain in pairs]
+            for way, found in zip(compared, measured, strict=True):
+                found.append(way.measure(n_updates))
+        # The first turn warms up.
+        rates = [[rate for rate, _ in found[1:]] for found in measured]
+        busy = [[time for _, time in found[1:]] for found in measured]
+        for way, rate, time_busy in zip(compared, rates, busy, strict=True):
+            ratios = [a / b for a, b in zip(rate, rates[0], strict=True)]
             results.append(
                 {
                     "images": shape,
                     "way": way.name,
                     "threads": way.threads,
-                    "tasks_per_s": statistics.median(found[1:]),
+                    "tasks_per_s": statistics.median(rate),
                     "ratio": statistics.median(ratios),
                     "ratio_range": [min(ratios), max(ratios)],
-                    "largest_difference": {"float32": single, "float64": double},
+                    "busy_ms_per_task": statistics.median(time_busy),
+                    "largest_difference": differences,
                 }
             )
     return results

@@ -1,6 +1,8 @@
 """Tasks shared out over threads: equal to the last bit to one after another."""
 
 import copy
+import os
+import signal
 import threading
 
 import pytest
@@ -234,6 +236,21 @@ def test_interrupts_end_all_threads():
     with pytest.raises(KeyboardInterrupt):
         in_threads(function, replicas(learner, 3), range(1000), lambda result: None)
     assert len(done) < 100
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_ctrl_c_ends_all_threads():
+    done = []
+
+    def function(worker, item):
+        done.append(item)
+        if item == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(function, replicas(Failing(()), 3), range(2000), lambda result: None)
+    assert len(done) < 1000
 
 
 def test_results_come_in_order():
