@@ -9,6 +9,8 @@ from sklmeta import (
     ANILRegressor,
     CAVIAClassifier,
     CAVIARegressor,
+    ImplicitMAMLClassifier,
+    ImplicitMAMLRegressor,
     MAMLClassifier,
     MAMLRegressor,
     MetaSGDClassifier,
@@ -18,6 +20,8 @@ from sklmeta import (
     PooledClassifier,
     PooledRegressor,
     ProtoNetClassifier,
+    ReptileClassifier,
+    ReptileRegressor,
 )
 from sklmeta.backbones import MLP
 from sklmeta.base import BaseMetaLearner
@@ -33,6 +37,23 @@ ESTIMATORS = [
     ANILRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
     CAVIAClassifier(n_context=10, inner_steps=2, max_iter=200, outer_lr=5e-3),
     CAVIARegressor(max_iter=200, outer_lr=5e-3),
+    ImplicitMAMLClassifier(
+        inner_lr=0.5,
+        inner_steps=5,
+        regularization=0.2,
+        cg_steps=3,
+        max_iter=200,
+        outer_lr=5e-3,
+    ),
+    ImplicitMAMLRegressor(
+        small_backbone,
+        inner_lr=0.05,
+        inner_steps=5,
+        regularization=0.5,
+        cg_steps=3,
+        max_iter=200,
+        outer_lr=5e-3,
+    ),
     MAMLClassifier(inner_lr=0.3, inner_steps=2, max_iter=200, outer_lr=5e-3),
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3
@@ -41,6 +62,8 @@ ESTIMATORS = [
     MetaSGDRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
+    ReptileClassifier(inner_steps=20, max_iter=200),
+    ReptileRegressor(small_backbone, inner_steps=20, max_iter=200),
     # Logistic regression would take long to tell 600 meta-training classes apart.
     PooledClassifier(LinearDiscriminantAnalysis()),
     PooledRegressor(),

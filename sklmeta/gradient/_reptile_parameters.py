@@ -14,7 +14,7 @@ inner_optimizer : {"adam", "sgd"}, default="adam"
     What adapts weights to a task: Adam without first moments, as in the paper, or
     plain gradient descent, which wants a larger `inner_lr`.
 
-inner_lr : float, default=1e-3
+inner_lr : float, default=5e-3
     Step size of the inner loop. Read when adapting.
 
 inner_steps : int, default=50
