@@ -14,8 +14,10 @@ shared
     too, so that the vector is left at zero (arXiv:2106.15367). Any number of ways.
 prototype
     The linear form of a nearest-prototype classifier,
-    :math:`w_k = 2 c_k, b_k = -\lVert c_k \rVert^2` with the mean :math:`c_k` of the
-    class's features before adaptation (Proto-MAML, arXiv:1903.03096, section 3). Any
+    :math:`w_k = 2 c_k / \sqrt{F}, b_k = -\lVert c_k \rVert^2 / \sqrt{F}` with the mean
+    :math:`c_k` of the class's :math:`F` features before adaptation (Proto-MAML,
+    arXiv:1903.03096, section 3, which does not divide by :math:`\sqrt{F}`; without,
+    wide features make for saturated probabilities, and for slow meta-training). Any
     number of ways.
 """
 
@@ -176,7 +178,9 @@ class PrototypeHead(Head):
     def start(self, support: Rows, features: Features) -> dict[str, Tensor]:
         """Return every task's weight (T, N, F) and bias (T, N) before adaptation."""
         prototypes = _way_means(features(), support, _n_ways(support))
-        return {"weight": 2 * prototypes, "bias": -prototypes.square().sum(-1)}
+        scale = prototypes.shape[-1] ** -0.5
+        bias = prototypes.square().sum(-1) * -scale
+        return {"weight": prototypes * (2 * scale), "bias": bias}
 
 
 def _n_ways(support: Rows) -> int:

@@ -145,7 +145,8 @@ def test_prototypes_before_adaptation_are_nearest_class_means():
         gaps = query_features[task][:, None] - nearest.centroids_
         n_way = int(support.n_way[task])
         found = torch.softmax(outputs[task, :, :n_way], -1)
-        by_distance = torch.softmax(-torch.from_numpy((gaps**2).sum(-1)), -1)
+        squares = torch.from_numpy((gaps**2).sum(-1)) / learner.n_features**0.5
+        by_distance = torch.softmax(-squares, -1)
         torch.testing.assert_close(found, by_distance)
 
 
@@ -164,8 +165,10 @@ def test_prototypes_of_convolutions_are_those_of_support_statistics():
         start = learner.initial_head(support[task : task + 1])
         for way in range(2):
             mean = features[support.y[task] == way].mean(0)
-            torch.testing.assert_close(start["head.weight"][0, way], 2 * mean)
-            torch.testing.assert_close(start["head.bias"][0, way], -mean.square().sum())
+            weight, bias = start["head.weight"][0, way], start["head.bias"][0, way]
+            width = len(mean) ** 0.5
+            torch.testing.assert_close(weight, 2 * mean / width)
+            torch.testing.assert_close(bias, -mean.square().sum() / width)
     assert torch.isfinite(outputs).all()
 
 
