@@ -38,7 +38,7 @@ def heads(record: Record) -> str:
             "shared head over the same episodes, averaged over "
             f"{p['n_seeds']} meta-trainings. The inner learning rate is chosen for "
             "each row on other held-out classes. Omniglot: strided convolutions of "
-            f"{p['width']} filters, {p['updates']:,} meta-updates of 8 episodes, 5 "
+            f"{p['width']} filters, {p['updates']:,} meta-updates of 4 episodes, 5 "
             "query rows per class, and query rows normalised by the support's "
             "statistics. Leaves: tasks of 2 to 10 species and 3 to 60 leaves, 64 "
             "features, default network, "

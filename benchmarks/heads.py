@@ -110,7 +110,7 @@ def omniglot_problems(args: argparse.Namespace) -> list[Problem]:
                 "backbone": functools.partial(
                     strided_or_pooled, downsample="stride", width=args.width
                 ),
-                **{"n_way": 5, "n_shot": n_shot, "n_query": 5, "batch_size": 8},
+                **{"n_way": 5, "n_shot": n_shot, "n_query": 5, "batch_size": 4},
                 "max_iter": args.updates,
             },
             inner_lr={1: (0.1, 0.4), 5: (0.05, 0.2)},
