@@ -123,7 +123,8 @@ def twice_differentiable(module: nn.Module) -> nn.Module:
         if isinstance(layer, ParametrizationList):
             for name, item in layer.named_children():
                 if type(item).__name__ == "_WeightNorm":
-                    setattr(layer, name, WeightNorm(int(item.dim)))
+                    assert isinstance(item.dim, int)
+                    setattr(layer, name, WeightNorm(item.dim))
     return module
 
 
