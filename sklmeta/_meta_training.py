@@ -23,10 +23,11 @@ from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
 from sklmeta.backbones.initialization import global_seed
 from sklmeta.engine.batches import Episodes
+from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
 from sklmeta.engine.inference import moved_to, on_cpu
 from sklmeta.engine.learner import Learner
-from sklmeta.engine.memory import MemoryBudget, as_bytes
+from sklmeta.engine.memory import MemoryBudget
 from sklmeta.engine.modules import try_out
 from sklmeta.engine.spec import bounds
 from sklmeta.engine.training import TrainingOptions, TrainingResult, meta_train

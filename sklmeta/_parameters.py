@@ -13,7 +13,7 @@ import torch
 from sklearn.utils import check_scalar
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, InputShapeSetter
 
-from sklmeta.engine.memory import as_bytes
+from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.training import OPTIMIZERS
 
 __all__ = [

@@ -28,9 +28,10 @@ from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
 from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
+from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.inference import adapt_and_predict
 from sklmeta.engine.learner import Learner
-from sklmeta.engine.memory import MemoryBudget, as_bytes
+from sklmeta.engine.memory import MemoryBudget
 from sklmeta.engine.training import TrainingResult
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 

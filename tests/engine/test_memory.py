@@ -13,21 +13,17 @@ from sklmeta.backbones import MLP, ConvNet
 from sklmeta.datasets import load_digits_pool, make_sinusoids
 from sklmeta.engine import memory
 from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.memory import (
     MemoryBudget,
     MemoryLimitExceeded,
     TaskMemory,
-    as_bytes,
-    free_bytes,
     peak_bytes,
     predicted_bytes,
-    shown_bytes,
     task_memory,
 )
 from sklmeta.engine.updates import make_update, parts_of
 from sklmeta.gradient import MAML
-
-CPU = torch.device("cpu")
 
 
 def rng(seed):
@@ -325,28 +321,3 @@ class TestEstimators:
         with pytest.raises(ValueError, match="single task"):
             meta.fit(pool)
         meta.set_params(memory_limit="200MB").fit(pool)
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"),
-    [
-        *((None, None), (5, 5), ("5", 5), ("4GB", 4 * 10**9), ("4 gb", 4 * 10**9)),
-        *(("1.5kB", 1500), ("2MiB", 2**21), ("1T", 10**12), ("7 B", 7)),
-    ],
-)
-def test_bytes_are_read(limit, expected):
-    assert as_bytes(limit) == expected
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(999, "999 B"), (1000, "1 kB"), (2.5e9, "2.5 GB"), (3e12, "3 TB")],
-)
-def test_bytes_are_shown(n_bytes, text):
-    assert shown_bytes(n_bytes) == text
-
-
-def test_free_memory():
-    free = free_bytes(CPU)
-    assert free is None or free > 2**20
-    assert free_bytes(torch.device("meta")) is None
