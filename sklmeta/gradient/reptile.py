@@ -178,7 +178,9 @@ class Reptile(GradientLearner):
         self.__dict__["progress"] = progress
         linear = self.outer_schedule == "linear"
         self.update.fill_(progress.n_done)
-        self.meta_step.fill_(1 - progress.fraction if linear else 1.0)
+        # No meta-update comes after the last; where one is tried out, it is to move.
+        left = 1 - progress.fraction if linear else 1.0
+        self.meta_step.fill_(left or 1.0)
 
     @property
     def stage(self) -> None:
@@ -420,7 +422,8 @@ class ReptileClassifier(MetaClassifierMixin, _ReptileEstimator):
     ``inner_lr=5e-4``, ``train_steps=10``, ``inner_batch_size=20`` and 200,000 updates.
 
     The meta-step counts all updates: with ``warm_start=True`` a second `fit` goes on
-    from half of it. `partial_fit` has no end in sight, and leaves it as it is.
+    from half of it. `partial_fit` has no end in sight, and leaves it as it is. No graph
+    of inner steps is kept, whatever `checkpoint_steps` says.
 
     References
     ----------
@@ -432,9 +435,11 @@ class ReptileClassifier(MetaClassifierMixin, _ReptileEstimator):
     >>> from sklmeta import ReptileClassifier
     >>> from sklmeta.datasets import load_digits_pool
     >>> pool = load_digits_pool()
-    >>> meta = ReptileClassifier(n_way=3, n_shot=1, max_iter=3, random_state=0)
-    >>> new = pool[5:8]
-    >>> model = meta.fit(pool[:5]).adapt(new.X[:40], new.y[:40])
+    >>> meta = ReptileClassifier(
+    ...     n_way=5, n_shot=1, inner_steps=10, batch_size=2, max_iter=3, random_state=0
+    ... )
+    >>> new = pool[5:]
+    >>> model = meta.fit(pool[:5]).adapt(new.X[::100], new.y[::100])
     >>> model.predict(new.X[40:45]).shape
     (5,)
     """
@@ -472,7 +477,8 @@ class ReptileRegressor(EpisodicRegressorMixin, _ReptileEstimator):
     Notes
     -----
     The meta-step counts all updates: with ``warm_start=True`` a second `fit` goes on
-    from half of it. `partial_fit` has no end in sight, and leaves it as it is.
+    from half of it. `partial_fit` has no end in sight, and leaves it as it is. No graph
+    of inner steps is kept, whatever `checkpoint_steps` says.
 
     References
     ----------

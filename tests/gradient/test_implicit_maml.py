@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sklmeta import ImplicitMAMLClassifier, ImplicitMAMLRegressor
 from sklmeta.backbones import ConvNet
@@ -475,3 +476,33 @@ def test_classifier_takes_more_ways_than_in_meta_training():
     meta.fit(pool[:5])
     adapted = meta.adapt(pool.X[::100], pool.y[::100])
     assert len(adapted.classes_) == 10
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+
+class Once(nn.Module):
+    def forward(self, x):
+        return OnceDifferentiable.apply(x)
+
+
+def test_second_derivatives_that_do_not_exist_are_not_taken_for_zero():
+    """torch.autograd.grad would do that without a word."""
+
+    def backbone(shape):
+        return nn.Sequential(nn.Linear(shape[0], 4), Once())
+
+    tasks = make_sinusoids(10, random_state=0)
+    options = {"inner_steps": 2, "max_iter": 1, "random_state": 0}
+    with pytest.raises(ValueError, match="cannot be differentiated twice"):
+        ImplicitMAMLRegressor(backbone, **options).fit(tasks)
+    ImplicitMAMLRegressor(backbone, cg_steps=0, **options).fit(tasks)
