@@ -330,8 +330,8 @@ def test_local_labels_absent_ways_are_minus_infinity():
 
 
 @pytest.mark.parametrize(("steps", "moves"), [(1, False), (2, True)])
-def test_local_labels_the_first_step_moves_the_head_alone(steps, moves):
-    learner = make_learner(mlp(), "local", inner_steps=steps)
+def test_local_labels_from_zero_the_first_step_moves_the_head_alone(steps, moves):
+    learner = make_learner(mlp(), "local", head="shared", inner_steps=steps)
     adapted = learner.adapt(make_episodes(target="local").support)["parameters"]
     assert adapted["head.weight"].abs().amax() > 0
     for name, weight in learner.named_parameters():
