@@ -18,12 +18,11 @@ def sinusoid_cavia(record: Record) -> str:
                 interval(cell["mean_squared_error"], digits=3),
                 "-" if difference is None else interval(difference, digits=3),
                 "-" if recalled is None else f"{recalled:.2f}",
-                f"{cell['training_s']:.0f}",
             )
         )
     header = (
         *("method", "further inputs", "sklmeta", "minus MAML without"),
-        *("paper, as recalled", "meta-training, s"),
+        "paper, as recalled",
     )
     return "\n".join(
         [
