@@ -88,6 +88,9 @@ class Episodes:
         ------
         Episodes
         """
+        if size is None and not equal_rows:
+            yield self
+            return
         for _, part in self.indexed_parts(size, equal_rows=equal_rows):
             yield part
 

@@ -100,20 +100,41 @@ def compiled(recording: Recording) -> Program:
 
 
 def _compile(recording: Recording) -> Callable[..., Sequence[Tensor]]:
-    from torch import _inductor  # takes a second to import
-
-    values = (*recording.inputs, *recording.constants)
-    examples: list[Any] = [recording.specs[value].empty() for value in values]
     failure: Exception | None = None
     # Without Python between the kernels, where this torch can do that.
     for options in ({"cpp_wrapper": True}, {}):
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                return _inductor.compile(as_graph(recording), examples, options=options)
+                return _compiled_with(recording, options)
         except Exception as error:  # whatever goes wrong in there is no user's fault
             failure = error
     raise CompilationFailed(f"{type(failure).__name__}: {_first_line(failure)}")
+
+
+def _compiled_with(
+    recording: Recording, options: dict[str, Any]
+) -> Callable[..., Sequence[Tensor]]:
+    from torch._functorch import config  # these take a second to import
+    from torch._inductor import compile_fx
+
+    kernels: list[Any] = []
+
+    def inner_compile(*args: Any, **kwargs: Any) -> Any:
+        kernels.append(compile_fx.compile_fx_inner(*args, **kwargs))
+        return kernels[-1]
+
+    values = (*recording.inputs, *recording.constants)
+    examples: list[Any] = [recording.specs[value].empty() for value in values]
+    with config.patch(enable_autograd_cache=False):  # it holds what is around kernels
+        whole: Any = compile_fx.compile_fx(
+            as_graph(recording), examples, inner_compile, config_patches=options
+        )
+    if len(kernels) != 1:
+        return lambda *inputs: whole(*inputs)
+    # What is around it costs small nets as much as the kernels themselves: it would
+    # take care of outputs that are inputs or views of them, which updates have none of.
+    return lambda *inputs: kernels[0](list(inputs))
 
 
 def _first_line(error: Any) -> str:

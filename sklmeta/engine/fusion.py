@@ -13,9 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
-from sklmeta.engine.tracing import Operation, Recording, Spec, Value
+from sklmeta.engine.tracing import Operation, Recording, Spec, Value, mapped
 
 __all__ = ["fused", "without_unused", "without_writes"]
 
@@ -41,7 +40,7 @@ def without_writes(recording: Recording) -> Recording | None:
     operations = []
     for one in recording.operations:
         function, results = one.function, one.results
-        args, kwargs = pytree.tree_map(
+        args, kwargs = mapped(
             lambda leaf: became.get(leaf, leaf) if isinstance(leaf, Value) else leaf,
             (one.args, one.kwargs),
         )

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from sklmeta.engine.simplify import simplified
-from sklmeta.engine.tracing import Operation, Recording, Value
+from sklmeta.engine.tracing import Operation, Recording, Value, mapped
 
 __all__ = ["Program", "as_graph", "replayed", "replays"]
 
@@ -172,7 +171,7 @@ def as_graph(recording: Recording) -> torch.fx.GraphModule:
         return nodes[leaf] if isinstance(leaf, Value) else leaf
 
     for one in recording.operations:
-        args, kwargs = pytree.tree_map(node_of, (one.args, one.kwargs))
+        args, kwargs = mapped(node_of, (one.args, one.kwargs))
         node = graph.call_function(one.function, args, kwargs)
         if isinstance(one.results, Value):
             nodes[one.results] = node

@@ -35,10 +35,10 @@ MOST_SHAPES = 64  # that are counted
 MOST_PROGRAMS = 16
 TOLERANCE = 1e-3  # of the largest entry: other orders of summation, kinks included
 
-_SIMPLE = (
+_SIMPLE = {
     *(bool, int, float, complex, str, bytes, type(None), type, torch.dtype),
     *(torch.device, torch.memory_format, types.FunctionType, types.BuiltinFunctionType),
-)
+}
 # What every module has, or what a recording cannot depend on.
 _NOT_LOOKED_AT = {
     *(name for name in vars(nn.Module()) if name != "training"),
@@ -98,8 +98,9 @@ class PythonState:
 
     def key(self) -> Hashable:
         """Return a value that is another one whenever the state is."""
+        values = [attributes.get(name) for attributes, name in self._values]
         return (
-            *[_frozen(attributes.get(name)) for attributes, name in self._values],
+            *[v if type(v) in _SIMPLE else _frozen(v) for v in values],
             *map(len, self._hooks),
             *map(len, self._sizes),
         )
@@ -409,6 +410,8 @@ def _are_equal(n_way: Tensor) -> bool:
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
     """Whether a program's results are those of autograd, up to rounding."""
     scale = max((float(t.abs().max()) for t in expected if t is not None), default=0.0)
+    if len(found) != len(expected):
+        return False
     for own, other in zip(found, expected, strict=True):
         if (own is None) != (other is None):
             return False

@@ -20,10 +20,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from sklmeta.engine.fusion import fused, without_unused, without_writes
-from sklmeta.engine.tracing import Operation, Recording, Spec, Value, spec_of
+from sklmeta.engine.tracing import (
+    Operation,
+    Recording,
+    Spec,
+    Value,
+    leaves,
+    mapped,
+    spec_of,
+)
 
 __all__ = ["simplified"]
 
@@ -107,9 +114,7 @@ class _Rewriter:
 
     def add(self, operation: Operation) -> None:
         """Write one operation of the old recording, or what stands for it."""
-        args, kwargs = pytree.tree_map(
-            self._current, (operation.args, operation.kwargs)
-        )
+        args, kwargs = mapped(self._current, (operation.args, operation.kwargs))
         function = operation.function
         if function in (_aten.view.default, _aten._unsafe_view.default):
             function = _aten.reshape.default  # layouts may have changed
@@ -137,7 +142,7 @@ class _Rewriter:
         return self._became.get(leaf, leaf) if isinstance(leaf, Value) else leaf
 
     def _add_many(self, operation: Operation, kwargs: Any) -> None:
-        args, kwargs = pytree.tree_map(self._whole, (operation.args, kwargs))
+        args, kwargs = mapped(self._whole, (operation.args, kwargs))
         for value in operation.outputs():
             self._became[value] = value
         self._new.operations.append(replace(operation, args=args, kwargs=kwargs))
@@ -146,7 +151,7 @@ class _Rewriter:
         self, function: Any, args: Any, kwargs: Any, spec: Spec | None = None
     ) -> Value:
         """Add an operation, unless the same one was added before."""
-        args, kwargs = pytree.tree_map(self._whole, (tuple(args), kwargs))
+        args, kwargs = mapped(self._whole, (tuple(args), kwargs))
         key = repr((function, args, kwargs))
         if key in self._known:
             return self._known[key]
@@ -175,7 +180,7 @@ class _Rewriter:
             spec = self._spec(leaf)
             return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
 
-        result = function(*pytree.tree_map(meta, args), **kwargs)
+        result = function(*mapped(meta, args), **kwargs)
         return replace(spec_of(result), device=device)
 
     def _whole(self, leaf: Any) -> Any:
@@ -219,8 +224,8 @@ class _Rewriter:
         """Return a filled value where the result is known to be one."""
         if function in _FILLED_LIKE and spec is not None:
             return self._filled_with(_FILLED_LIKE[function], spec)
-        leaves = pytree.tree_leaves((args, kwargs))
-        values = [leaf for leaf in leaves if isinstance(leaf, Value)]
+        given = leaves((args, kwargs))
+        values = [leaf for leaf in given if isinstance(leaf, Value)]
         if not all(value in self._filled for value in values):
             return None
         if function is _aten.full.default or (not values and spec is None):
@@ -232,9 +237,9 @@ class _Rewriter:
             own = self._spec(leaf)
             return torch.full(own.shape, self._filled[leaf], dtype=own.dtype)
 
-        if any(isinstance(leaf, torch.device) for leaf in leaves):
+        if any(isinstance(leaf, torch.device) for leaf in given):
             kwargs = {**kwargs, "device": torch.device("cpu")}
-        result = function(*pytree.tree_map(real, args), **pytree.tree_map(real, kwargs))
+        result = function(*mapped(real, args), **mapped(real, kwargs))
         if not isinstance(result, Tensor) or not result.numel():
             return None
         number = result.flatten()[0].item()

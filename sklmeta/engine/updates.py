@@ -60,7 +60,7 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
     if options.compile and can_be_compiled(learner):
         return _compiled_update(learner)
     if can_be_recorded(learner):
-        return RecordedUpdate(learner, parts_of, replays)
+        return RecordedUpdate(learner, _parts_known(learner), replays)
     if shares_out_tasks(learner, _device_of(learner)):
         return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
@@ -84,7 +84,7 @@ def _compiled_update(learner: Learner) -> Update:
 
     return RecordedUpdate(
         learner,
-        parts_of,
+        _parts_known(learner),
         partial(compilations, warn=warn),
         patience=0,
         most_values=None,
@@ -101,10 +101,24 @@ def _device_of(learner: Learner) -> torch.device:
 def parts_of(learner: Learner, batch: Episodes) -> Iterator[Episodes]:
     """Yield a batch in the parts that go through the learner one after another."""
     size = tasks_per_pass(learner, batch.support.x.device)
+    return _cut(learner, batch, size, learner.needs_equal_rows)
+
+
+def _cut(
+    learner: Learner, batch: Episodes, size: int | None, equal_rows: bool
+) -> Iterator[Episodes]:
     if learner.budget is not None and size != 1:
         fits = learner.budget.n_tasks(learner, batch)
         size = fits if size is None or fits is None else min(size, fits)
-    return batch.parts(size, equal_rows=learner.needs_equal_rows)
+    return batch.parts(size, equal_rows=equal_rows)
+
+
+def _parts_known(
+    learner: Learner,
+) -> Callable[[Learner, Episodes], Iterator[Episodes]]:
+    """Return `parts_of` for a learner whose layers are looked through once."""
+    size = tasks_per_pass(learner, _device_of(learner))
+    return partial(_cut, size=size, equal_rows=learner.needs_equal_rows)
 
 
 @dataclass(frozen=True)
