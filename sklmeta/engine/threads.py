@@ -129,29 +129,50 @@ def in_threads(
         does. By then all threads have ended, as they have after Ctrl-C.
     """
     work = _Work(function, items, take)
-    threads = [
-        threading.Thread(target=work.do, args=(worker,), daemon=True)
-        for worker in workers
-    ]
+    threads = [_Thread(work, worker) for worker in workers]
     n_threads = torch.get_num_threads()
     try:
         for thread in threads:
             thread.start()
-        for _ in threads:
-            work.started.acquire()
+        for thread in threads:
+            thread.ready.wait()
         # What a thread sets is what threads of others would begin with.
         torch.set_num_threads(n_threads)
         work.may_begin.set()
         for thread in threads:
-            thread.join()
+            thread.ended.wait()
     finally:
         work.stop()
         for thread in threads:
             if thread.ident is not None:
+                # A join that Ctrl-C has interrupted would take it for ended already.
+                thread.ended.wait()
                 thread.join()
         torch.set_num_threads(n_threads)
     if work.errors:
         raise work.errors[min(work.errors)]
+
+
+class _Thread(threading.Thread):
+    """Does work with a worker of its own and one thread of torch."""
+
+    def __init__(self, work: _Work, worker: Any) -> None:
+        super().__init__(daemon=True)
+        self.work, self.worker = work, worker
+        self.ready, self.ended = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        """Wait until all are ready, and do what there is."""
+        try:
+            # A thread that has not computed yet would take the number of others when
+            # it first does; asking for it comes before.
+            torch.get_num_threads()
+            torch.set_num_threads(1)
+            self.ready.set()
+            self.work.may_begin.wait()
+            self.work.do(self.worker)
+        finally:
+            self.ended.set()
 
 
 class _Work:
@@ -164,7 +185,6 @@ class _Work:
         take: Callable[[Any], None],
     ) -> None:
         self.function, self.items, self.take = function, items, take
-        self.started = threading.Semaphore(0)
         self.may_begin = threading.Event()
         self.errors: dict[int, BaseException] = {}
         self._lock = threading.Lock()
@@ -174,12 +194,6 @@ class _Work:
 
     def do(self, worker: Any) -> None:
         """Take one item after another until there are none, or one fails."""
-        # A thread that has not computed yet would take the number of others when it
-        # first does; asking for it comes before.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        self.started.release()
-        self.may_begin.wait()
         while (index := self._next()) is not None:
             try:
                 self._finish(index, self.function(worker, self.items[index]))
