@@ -54,6 +54,6 @@ def with_reptile_parameters(cls: Class) -> Class:
     Two of the shared ones have other defaults here.
     """
     cls = with_gradient_parameters(filled_in(cls, {"<reptile parameters>": PARAMETERS}))
-    after = COMMON_PARAMETERS.partition("outer_lr :")[1:]
-    shared = "".join(after).partition("batch_size :")[0]
+    start, end = map(COMMON_PARAMETERS.index, ("\nouter_lr :", "\nbatch_size :"))
+    shared = COMMON_PARAMETERS[start + 1 : end + 1]
     return filled_in(cls, {textwrap.indent(shared, " " * 4).lstrip(): ""})

@@ -80,8 +80,12 @@ class ImplicitMAML(GradientLearner):
 
     Parameters
     ----------
-    backbone, n_features, n_outputs
-        As `GradientLearner` takes them.
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes or targets; None for local labels.
     inner_lr : float, default=0.1
         Step size of the inner gradient descent.
     inner_steps : int, default=16

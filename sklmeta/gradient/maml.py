@@ -74,8 +74,12 @@ class MAML(GradientLearner):
 
     Parameters
     ----------
-    backbone, n_features, n_outputs
-        As `GradientLearner` takes them.
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes or targets; None for local labels.
     inner_lr : float or sequence of float, default=0.01
         Step size of the inner loop, or one for each step; where rates are learned,
         what they start from.

@@ -70,8 +70,12 @@ class MetaSGD(GradientLearner):
 
     Parameters
     ----------
-    backbone, n_features, n_outputs
-        As `GradientLearner` takes them.
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes or targets; None for local labels.
     inner_lr : float or (float, float), default=(0.005, 0.1)
         What rates start from in meta-training: one number, or a range that each is
         drawn from.

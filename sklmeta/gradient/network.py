@@ -198,6 +198,7 @@ class GradientLearner(Learner):
             and uses no tensors with a graph but the weights and the learner's own
             parameters.
         weights : dict of str to Tensor
+            Every task's weights before the step, by name.
 
         Returns
         -------

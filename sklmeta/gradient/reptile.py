@@ -90,8 +90,12 @@ class Reptile(GradientLearner):
 
     Parameters
     ----------
-    backbone, n_features, n_outputs
-        As `GradientLearner` takes them.
+    backbone : nn.Module
+        Maps rows (n, *F) to features (n, n_features).
+    n_features : int
+        Width of the features.
+    n_outputs : int or None
+        Number of classes or targets; None for local labels.
     inner_optimizer : {"adam", "sgd"}, default="adam"
         What adapts weights; "adam" without first moments.
     inner_lr : float, default=5e-3
