@@ -56,4 +56,4 @@ def with_reptile_parameters(cls: Class) -> Class:
     cls = with_gradient_parameters(filled_in(cls, {"<reptile parameters>": PARAMETERS}))
     start, end = map(COMMON_PARAMETERS.index, ("\nouter_lr :", "\nbatch_size :"))
     shared = COMMON_PARAMETERS[start + 1 : end + 1]
-    return filled_in(cls, {textwrap.indent(shared, " " * 4).lstrip(): ""})
+    return filled_in(cls, {textwrap.indent(shared, " " * 4): ""})

@@ -203,6 +203,7 @@ class GradientLearner(Learner):
         Returns
         -------
         dict of str to Tensor
+            The weights after it.
         """
         if not (self.checkpoint_steps and torch.is_grad_enabled()):
             return step(weights)
