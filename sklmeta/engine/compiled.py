@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklmeta.engine.fusion import spread
 from sklmeta.engine.programs import Program, as_graph, replayed, replays
 from sklmeta.engine.simplify import simplified
 from sklmeta.engine.tracing import Recording, Value
@@ -51,9 +52,9 @@ def compilations(
     callable
         A `Program`.
     """
-    make = captured if _is_on_cuda(recording) else compiled
+    simple = simplified(recording, filled)
     try:
-        yield make(simplified(recording, filled))
+        yield captured(simple) if _is_on_cuda(recording) else compiled(spread(simple))
     except CompilationFailed as failure:
         warn(str(failure))
     else:

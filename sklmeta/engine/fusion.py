@@ -16,7 +16,7 @@ import torch
 
 from sklmeta.engine.tracing import Operation, Recording, Spec, Value, mapped
 
-__all__ = ["fused", "without_unused", "without_writes"]
+__all__ = ["fused", "spread", "without_unused", "without_writes"]
 
 _aten = torch.ops.aten
 Number = bool | int | float
@@ -204,3 +204,52 @@ def _fused_sum(
     options = {} if factor == 1 else {"alpha": factor}
     function = _aten.baddbmm.default
     return [*written, Operation(function, (summand, a, b), options, operation.results)]
+
+
+def spread(recording: Recording) -> Recording:
+    """Write products with single columns or rows as sums, which compilers fuse.
+
+    Parameters
+    ----------
+    recording : Recording
+        Without writes.
+
+    Returns
+    -------
+    Recording
+        With the same outputs up to rounding.
+    """
+    specs = dict(recording.specs)
+    found: list[Operation] = []
+    for operation in recording.operations:
+        found.extend(_as_sum(operation, specs) or [operation])
+    return replace(recording, operations=found, specs=specs)
+
+
+def _as_sum(operation: Operation, specs: dict[Value, Spec]) -> list[Operation] | None:
+    if operation.function is _aten.bmm.default:
+        a, b = operation.args
+    elif operation.function is _aten.baddbmm.default:
+        a, b = operation.args[1:]
+    else:
+        return None
+    column, row = specs[b].shape[2] == 1, specs[a].shape[1] == 1
+    # Half precision would be lost in sums that matrix products keep in single.
+    is_precise = specs[a].dtype in (torch.float32, torch.float64)
+    if not (column or row) or not is_precise or "beta" in operation.kwargs:
+        return None
+    written: list[Operation] = []
+
+    def write(function: Any, args: Any, **options: Any) -> Value:
+        value = Value(len(specs))
+        specs[value] = specs[operation.results]  # nobody looks at its shape
+        written.append(Operation(function, args, options, value))
+        return value
+
+    vector = write(_aten.transpose.int, (b if column else a, 1, 2))
+    terms = write(_aten.mul.Tensor, (a, vector) if column else (vector, b))
+    total = write(_aten.sum.dim_IntList, (terms, [2 if column else 1], True))
+    if operation.function is _aten.baddbmm.default:
+        write(_aten.add.Tensor, (operation.args[0], total), **operation.kwargs)
+    written[-1] = replace(written[-1], results=operation.results)
+    return written

@@ -79,9 +79,7 @@ def no_compiler(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("No working C++ compiler found in cpp.cxx: (None, 'g++')\n")
 
-    from torch._inductor import compile_fx
-
-    monkeypatch.setattr(compile_fx, "compile_fx", fail)
+    monkeypatch.setattr(compiling, "_compiled_with", fail)
     monkeypatch.setattr(compiling, "_kept", type(compiling._kept)())
 
 

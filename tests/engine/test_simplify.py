@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sklmeta.engine.fusion import spread
 from sklmeta.engine.programs import replayed
 from sklmeta.engine.simplify import simplified
 from sklmeta.engine.tracing import record
@@ -167,3 +168,21 @@ def test_integers_are_not_scaled():
         strict=True,
     ):
         torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(A, (3, 5, 1)), ((3, 1, 5), (3, 5, 2)), ((3, 1, 5), (3, 5, 1)), (A, B)]
+)
+@pytest.mark.parametrize("factor", [None, 1, -0.5])
+def test_products_with_vectors_become_sums(a, b, factor):
+    def function(a, b):
+        product = a @ b
+        return product if factor is None else a.sum(2, keepdim=True) + factor * product
+
+    inputs = drawn(a, b)
+    _, recording = record(lambda: [function(*inputs)], inputs)
+    found = spread(simplified(recording))
+    others = drawn(a, b, seed=1)
+    torch.testing.assert_close(replayed(found)(others)[0], function(*others))
+    is_vector = a[1] == 1 or b[2] == 1
+    assert ("bmm" in " ".join(names(found))) is not is_vector
