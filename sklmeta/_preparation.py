@@ -132,9 +132,10 @@ class Preparation(TaskSchema):
         """
         if self.is_image:
             return self._image_values(X).reshape(len(X), *self.stored_shape)
-        if self.x_mean is not None and self.x_scale is not None:
-            X = _short_tailed((X.astype(np.float64) - self.x_mean) / self.x_scale)
-        return _checks.to_float32(X)
+        if self.x_mean is None or self.x_scale is None:
+            return _checks.to_float32(X)
+        z = (X.astype(np.float64) - self.x_mean) / self.x_scale
+        return _short_tailed(_checks.to_float32(z))
 
     def checked_features(self, rows: PooledRows, names: list[Any]) -> NDArray[Any]:
         """Check the rows of tasks and return them as they are stored."""
@@ -187,16 +188,16 @@ class Preparation(TaskSchema):
         return self.row_pool(tasks, x, device)
 
 
-def _short_tailed(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def _short_tailed(z: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return standardised values, those beyond the usual range on a log scale.
 
     A few rows far out make inner loops diverge, at step sizes that suit all others.
     The map is smooth and keeps the order; within the usual range it changes nothing.
     """
-    beyond = np.abs(z) - USUAL_RANGE
+    beyond = np.abs(z) - np.float32(USUAL_RANGE)
     if not (beyond > 0).any():
         return z
-    tail = np.copysign(USUAL_RANGE + np.log1p(np.maximum(beyond, 0)), z)
+    tail = np.copysign(np.float32(USUAL_RANGE) + np.log1p(np.maximum(beyond, 0)), z)
     return np.where(beyond > 0, tail, z)
 
 

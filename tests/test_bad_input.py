@@ -373,18 +373,6 @@ def test_backbone_that_does_not_fit(regressor, backbone, match):
     )
 
 
-class BranchingNet(nn.Linear):
-    """A net whose forward looks at values, which torch cannot vectorise."""
-
-    def forward(self, x):
-        return super().forward(x) if x.sum() > 0 else super().forward(-x)
-
-
-def test_backbone_that_cannot_be_vectorised():
-    with pytest.raises(ValueError, match=r"must not branch on values of tensors"):
-        MAMLRegressor(BranchingNet(3, 2), **QUICK).fit(make_tasks())
-
-
 def test_outputs_of_a_backbone_without_head():
     tasks = make_tasks(labels=["a", "b", "c"])
     meta = MAMLClassifier(nn.Linear(3, 5), head="none", **QUICK)
