@@ -238,7 +238,16 @@ def test_interrupts_end_all_threads():
     assert len(done) < 100
 
 
+@pytest.fixture
+def _ctrl_c_interrupts():
+    """Python's own handler, where the tests run in the background without one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+@pytest.mark.usefixtures("_ctrl_c_interrupts")
 def test_ctrl_c_ends_all_threads():
     done = []
 
