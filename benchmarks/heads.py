@@ -9,13 +9,15 @@ meta-updates from the same first weights of the backbone. The inner learning rat
 chosen for each head by itself, on classes that it is not judged on; the classes of all
 test sets used elsewhere (423 characters, 30 species) are not looked at. The ragged
 problem is adapted to 12 ways, too, after training on at most 10. Writes
-``results/heads.json``.
+``results/heads.json`` after every row of problems; what an interrupted run with the
+same options has written is kept, so that it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -230,18 +232,28 @@ def main(argv: list[str] | None = None) -> None:
     add_common_options(parser)
     args = parser.parse_args(argv)
     benchmark = Benchmark("heads", args.seed, args.threads, args.output)
-    problems = [ragged_problem(args), *omniglot_problems(args)]
-    rows = [
-        row
-        for problem in problems
-        for steps in args.steps
-        for row in compared(problem, steps, args.n_seeds)
-    ]
     hidden = ("seed", "threads", "output", "data_home")
-    benchmark.write(
-        parameters={k: v for k, v in vars(args).items() if k not in hidden},
-        results=rows,
-    )
+    parameters = {k: v for k, v in vars(args).items() if k not in hidden}
+    rows = gone_on_from(benchmark, parameters)
+    done = {(row["problem"], row["inner_steps"]) for row in rows}
+    for problem in (ragged_problem(args), *omniglot_problems(args)):
+        for steps in args.steps:
+            if (problem.name, steps) not in done:
+                rows += compared(problem, steps, args.n_seeds)
+                benchmark.write(parameters=parameters, results=rows)
+
+
+def gone_on_from(benchmark: Benchmark, parameters: dict[str, Any]) -> list[Any]:
+    """Return the rows of an interrupted run, whose time counts as well."""
+    path = benchmark.output / f"{benchmark.name}.json"
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    same = record["parameters"] == parameters and record["seed"] == benchmark.seed
+    if not same:
+        return []
+    benchmark.start -= record["wall_time_s"]
+    return record["results"]
 
 
 if __name__ == "__main__":
