@@ -20,8 +20,9 @@ whose second term makes the gradients of a task's minibatches agree.
 Deviations from the paper
 -------------------------
 - Adam's second moments go on from task to task, in meta-training and into every
-  adaptation, as in the authors' code; starting them anew costs 5 to 9 points of
-  accuracy on held-out training characters of Omniglot. The code trains on one task
+  adaptation, as in the authors' code; starting them anew cost 5 and 9 points of
+  accuracy (5-shot, 1-shot) on characters held out of Omniglot's training characters,
+  after 400 meta-updates. The code trains on one task
   after another; here the tasks of a meta-update start from the same moments, and those
   after it are the mean of theirs. Ways have the moments of their output weights in
   common, since their order means nothing.
@@ -35,6 +36,12 @@ Deviations from the paper
 - The meta-loss that meta-training shows is that of the last minibatch before its step,
   which the inner loop has anyway; held-out tasks are judged by the loss of their query
   rows.
+
+With local labels the head is by default the paper's, a learned vector for each way.
+Trained on five of the digits and tested on the others, 4-way 1-shot, it was 0.71
+accurate, where the shared head was 0.59 and prototypes 0.60; on characters held out of
+Omniglot's training characters, 5-way 1-shot after 400 meta-updates, 0.82 against 0.85
+and 0.84. Those take any number of ways.
 
 References
 ----------
@@ -303,7 +310,7 @@ def _together(support: Rows, query: Rows) -> Rows:
 class _ReptileEstimator(GradientMetaLearner):
     """What the two faces of Reptile share."""
 
-    # Starts of the ways' own: see "Deviations from the paper" for the numbers.
+    # As measured: see the top of this file.
     _default_head = "fixed"
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
