@@ -218,7 +218,7 @@ def rows(args: Namespace, show: Callable[[dict[str, Any]], None]) -> list[Any]:
     Parameters
     ----------
     args : Namespace
-        `updates`, `repeats`, `seed` and `device`.
+        `updates`, `repeats`, `seed`, `device`, and the names of `ways` or None.
     show : callable
         Gets each row as soon as it is there.
 
@@ -242,6 +242,8 @@ def rows(args: Namespace, show: Callable[[dict[str, Any]], None]) -> list[Any]:
 def compare(tasks: Any, inner_steps: int, args: Namespace) -> list[dict[str, Any]]:
     """Return a row for each way."""
     compared = ways(args.device)
+    if args.ways:
+        compared = {name: compared[name] for name in ("plain loop", *args.ways)}
     rates: dict[str, list[float]] = {name: [] for name in compared}
     compiling = dict.fromkeys(compared, 0.0)
     for repeat in range(args.repeats + 1):

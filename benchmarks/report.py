@@ -20,6 +20,7 @@ from _report import RESULTS
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
+from _speed_section import maml_speed, speed
 from sinusoid import BARS
 from sinusoid import PUBLISHED as SINUSOID_PUBLISHED
 
@@ -181,37 +182,6 @@ def omniglot(records: Sequence[Record]) -> str:
     )
 
 
-def maml_speed(*records: Record) -> str:
-    """Return the section on MAML's speed."""
-    rows = [
-        (
-            where(record),
-            row["tasks"],
-            row["inner_steps"],
-            f"{row['fit_per_s']:.0f}",
-            f"{row['loop_per_s']:.1f}",
-            "{:.1f} ({:.1f} to {:.1f})".format(row["ratio"], *row["ratio_range"]),
-        )
-        for record in records
-        for row in record["results"]
-    ]
-    repeats = " and ".join(
-        f"{record['parameters']['repeats']} ({where(record)})" for record in records
-    )
-    header = ("on", "tasks", "inner steps", "`fit`", "plain loop", "ratio (range)")
-    return "\n".join(
-        [
-            "## Speed of MAML (`maml_speed.py`)\n",
-            "Meta-updates per second on 25 sinusoids x (10 + 10) rows, second order, "
-            "1-40-40-1 network, Adam: through `fit`, everything included, and in a "
-            "plain loop over tasks with `torch.autograd.grad`. Medians of "
-            f"runs that take turns: {repeats}. Asked for: a ratio of at least 4.\n",
-            table(header, rows),
-            *(origin(record) + "\n" for record in records),
-        ]
-    )
-
-
 def episode_drawing(record: Record) -> str:
     """Return the section on drawing episodes."""
     rows = [
@@ -299,6 +269,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid": sinusoid,
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "sinusoid_cavia": sinusoid_cavia,
+    "speed": speed,
     "maml_speed": maml_speed,
     "scaling": scaling,
     "episode_drawing": episode_drawing,

@@ -27,6 +27,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=("sinusoid", "convolution"), help="leave out the other half"
     )
+    parser.add_argument("--ways", nargs="+", help="of the sinusoid table; all")
     parser.add_argument("--conv-threads", type=int, default=os.cpu_count() or 1)
     add_device_option(parser, default="cpu")
     add_common_options(parser)

@@ -81,7 +81,10 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
             *("--updates", 2, "--test-tasks", 4, "--test-query", 6),
             *("--context", 2, "--maml-inputs", 0, 1),
         ],
-        "maml_speed": ["--updates", 2, "--repeats", 1],
+        "speed": [
+            *("--updates", 2, "--repeats", 1, "--only", "sinusoid"),
+            *("--ways", "sklmeta"),
+        ],
         "scaling": ["--largest", 2],
         "taskset": ["--tasks", 30, "--repeats", 1],
         "episode_drawing": ["--seconds", 0],
@@ -268,7 +271,7 @@ def test_omniglot_on_its_own_data(script, tmp_path, data_home, capsys):
 @pytest.mark.parametrize("inner_steps", [1, 3])
 def test_plain_loop_computes_mamls_gradient(script, inner_steps):
     """What `fit` is timed against is the same computation."""
-    speed = script("maml_speed")
+    speed = script("_speed_sinusoid")
     backbone = speed.network((1,))
     learner = MAML(
         backbone,
@@ -279,8 +282,10 @@ def test_plain_loop_computes_mamls_gradient(script, inner_steps):
         inner_steps=inner_steps,
         generator=torch.Generator().manual_seed(0),
     )
-    x, y = speed.as_blocks(Sinusoids().sample(4, 0))
-    parts = list(speed.split(x, y, np.random.default_rng(0)))
+    tasks = Sinusoids().sample(speed.N_TASKS, 0)
+    (batch,) = speed.batches(tasks, n_updates=1, seed=0)
+    drawn = speed.episodes(*map(torch.from_numpy, batch), "cpu")
+    parts = [(own[:2], own[2:]) for own in drawn]
     weights = list(learner.parameters())
     losses = [speed.task_loss(weights, inner_steps, *part) for part in parts]
     expected = torch.autograd.grad(torch.stack(losses).mean(), weights)

@@ -181,7 +181,7 @@ class RecordedUpdate:
     most_values : int or None, default=MOST_VALUES
         Larger parts are left to autograd; None sets no limit.
     prepare : callable, default=None
-        Changes parts before anything else, such as by padding.
+        Changes parts that are to be recorded, such as by padding.
     on_refusal : callable, default=None
         Gets the reason where a shape cannot be recorded.
     """
@@ -217,7 +217,7 @@ class RecordedUpdate:
         self._parameters = [p for p in self._all_parameters if p.requires_grad]
         total: Tensor | None = None
         for part in self._parts(self.learner, batch):
-            if self._prepare is not None:
+            if self._prepare is not None and not self._is_large(part):
                 part = self._prepare(part)
             loss, *gradients = self._results(part, len(batch))
             assert loss is not None

@@ -60,7 +60,9 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
     if options.compile and can_be_compiled(learner):
         return _compiled_update(learner)
     if can_be_recorded(learner):
-        return RecordedUpdate(learner, _parts_known(learner), replays)
+        return RecordedUpdate(
+            learner, _parts_known(learner), replays, prepare=_buckets(learner)
+        )
     if shares_out_tasks(learner, _device_of(learner)):
         return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
@@ -88,9 +90,14 @@ def _compiled_update(learner: Learner) -> Update:
         partial(compilations, warn=warn),
         patience=0,
         most_values=None,
-        prepare=None if learner.needs_equal_rows else Buckets(),
+        prepare=_buckets(learner),
         on_refusal=warn,
     )
+
+
+def _buckets(learner: Learner) -> Buckets | None:
+    """Return what pads ragged tasks, where padding is left out of every statistic."""
+    return None if learner.needs_equal_rows else Buckets()
 
 
 def _device_of(learner: Learner) -> torch.device:
