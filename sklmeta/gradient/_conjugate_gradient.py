@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["conjugate_gradient"]
+__all__ = ["conjugate_gradient", "flat", "unflat"]
 
 
 def conjugate_gradient(
@@ -60,3 +60,15 @@ def conjugate_gradient(
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of each task's vectors, (T, 1)."""
     return (a * b).sum(1, keepdim=True)
+
+
+def flat(weights: dict[str, Tensor]) -> Tensor:
+    """Return every task's weights as one vector, (T, P)."""
+    return torch.cat([weight.flatten(1) for weight in weights.values()], 1)
+
+
+def unflat(vectors: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return vectors (T, P) as weights of the names and shapes of `like`."""
+    sizes = [weight[0].numel() for weight in like.values()]
+    parts = zip(like.items(), vectors.split(sizes, 1), strict=True)
+    return {name: part.view(weight.shape) for (name, weight), part in parts}

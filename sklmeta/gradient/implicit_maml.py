@@ -56,12 +56,12 @@ from sklearn.utils import check_scalar
 from torch import Tensor, nn
 
 from sklmeta._meta_training import Seeds
-from sklmeta._parameters import check_integer, check_positive
+from sklmeta._parameters import Class, check_integer, check_positive, filled_in
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State
 from sklmeta.episodic import EpisodicRegressorMixin
-from sklmeta.gradient._conjugate_gradient import conjugate_gradient
+from sklmeta.gradient._conjugate_gradient import conjugate_gradient, flat, unflat
 from sklmeta.gradient._estimator import (
     GradientMetaLearner,
     GradientParameters,
@@ -212,8 +212,8 @@ class ImplicitMAML(GradientLearner):
             image = hessian(v).div_(self.regularization)
             return image.add_(v, alpha=1 + self.cg_damping)
 
-        solved = conjugate_gradient(product, _flat(gradients), self.cg_steps)
-        return _unflat(solved, gradients)
+        solved = conjugate_gradient(product, flat(gradients), self.cg_steps)
+        return unflat(solved, gradients)
 
     def _hessian(
         self, adapted: TaskWeights, support: Rows, ways: Tensor
@@ -225,7 +225,7 @@ class ImplicitMAML(GradientLearner):
         moving = {n: g for n, g in gradients.items() if g.requires_grad}
 
         def product(v: Tensor) -> Tensor:
-            parts = _unflat(v, adapted)
+            parts = unflat(v, adapted)
             for leaf in leaves.values():
                 leaf.grad = None
             if moving:
@@ -236,7 +236,7 @@ class ImplicitMAML(GradientLearner):
                     [parts[name] for name in moving],
                     retain_graph=True,
                 )
-            return _flat({n: _gradient_of(leaf) for n, leaf in leaves.items()})
+            return flat({n: _gradient_of(leaf) for n, leaf in leaves.items()})
 
         return product
 
@@ -245,16 +245,33 @@ def _gradient_of(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
-def _flat(weights: TaskWeights) -> Tensor:
-    """Return every task's weights as one vector, (T, P)."""
-    return torch.cat([weight.flatten(1) for weight in weights.values()], 1)
+PARAMETERS = """\
+inner_lr : float, default=0.02
+    Step size of the inner gradient descent. Read when adapting.
+
+inner_steps : int, default=32
+    Its steps, in meta-training and when adapting. Memory does not grow with them.
+
+regularization : float, default=2.0
+    Weight of half the squared distance to the meta-learned weights,
+    :math:`\\lambda`: the larger, the closer a task's weights stay to them. Read when
+    adapting, where it may be 0. Gradient descent needs
+    ``inner_lr * regularization < 2``.
+
+cg_steps : int, default=5
+    Steps of conjugate gradients for a meta-gradient, each a Hessian-vector product,
+    about twice the cost of an inner step; 0 leaves second derivatives out.
+
+cg_damping : float, default=0.0
+    Added to the identity of their linear system: more keeps meta-gradients closer
+    to those without second derivatives.
+"""
 
 
-def _unflat(vectors: Tensor, like: TaskWeights) -> TaskWeights:
-    """Return vectors (T, P) as weights of the names and shapes of `like`."""
-    sizes = [weight[0].numel() for weight in like.values()]
-    parts = zip(like.items(), vectors.split(sizes, 1), strict=True)
-    return {name: part.view(weight.shape) for (name, weight), part in parts}
+def _with_parameters(cls: Class) -> Class:
+    """Write all parameters into a docstring, those of both faces and the shared."""
+    texts = {"<implicit maml parameters>": PARAMETERS}
+    return with_gradient_parameters(filled_in(cls, texts))
 
 
 class _ImplicitMAMLEstimator(GradientMetaLearner):
@@ -322,7 +339,7 @@ class _ImplicitMAMLEstimator(GradientMetaLearner):
         )
 
 
-@with_gradient_parameters
+@_with_parameters
 class ImplicitMAMLClassifier(MetaClassifierMixin, _ImplicitMAMLEstimator):
     r"""Classifier that adapts by many gradient steps, held close to a learned start.
 
@@ -337,25 +354,7 @@ class ImplicitMAMLClassifier(MetaClassifierMixin, _ImplicitMAMLEstimator):
         Maps rows to features: a module to copy, a function of the input shape that
         returns one, or None for an MLP (rows) or a four-block convolution net (images).
 
-    inner_lr : float, default=0.02
-        Step size of the inner gradient descent. Read when adapting.
-
-    inner_steps : int, default=32
-        Its steps, in meta-training and when adapting. Memory does not grow with them.
-
-    regularization : float, default=2.0
-        Weight of half the squared distance to the meta-learned weights,
-        :math:`\lambda`: the larger, the closer a task's weights stay to them. Read when
-        adapting, where it may be 0. Gradient descent needs
-        ``inner_lr * regularization < 2``.
-
-    cg_steps : int, default=5
-        Steps of conjugate gradients for a meta-gradient, each a Hessian-vector product,
-        about twice the cost of an inner step; 0 leaves second derivatives out.
-
-    cg_damping : float, default=0.0
-        Added to the identity of their linear system: more keeps meta-gradients closer
-        to those without second derivatives.
+    <implicit maml parameters>
 
     <gradient parameters>
 
@@ -404,7 +403,7 @@ class ImplicitMAMLClassifier(MetaClassifierMixin, _ImplicitMAMLEstimator):
     """
 
 
-@with_gradient_parameters
+@_with_parameters
 class ImplicitMAMLRegressor(EpisodicRegressorMixin, _ImplicitMAMLEstimator):
     r"""Regressor that adapts by many gradient steps, held close to a learned start.
 
@@ -418,25 +417,7 @@ class ImplicitMAMLRegressor(EpisodicRegressorMixin, _ImplicitMAMLEstimator):
         Maps rows to features: a module to copy, a function of the input shape that
         returns one, or None for an MLP (rows) or a four-block convolution net (images).
 
-    inner_lr : float, default=0.02
-        Step size of the inner gradient descent. Read when adapting.
-
-    inner_steps : int, default=32
-        Its steps, in meta-training and when adapting. Memory does not grow with them.
-
-    regularization : float, default=2.0
-        Weight of half the squared distance to the meta-learned weights,
-        :math:`\lambda`: the larger, the closer a task's weights stay to them. Read when
-        adapting, where it may be 0. Gradient descent needs
-        ``inner_lr * regularization < 2``.
-
-    cg_steps : int, default=5
-        Steps of conjugate gradients for a meta-gradient, each a Hessian-vector product,
-        about twice the cost of an inner step; 0 leaves second derivatives out.
-
-    cg_damping : float, default=0.0
-        Added to the identity of their linear system: more keeps meta-gradients closer
-        to those without second derivatives.
+    <implicit maml parameters>
 
     <gradient parameters>
 

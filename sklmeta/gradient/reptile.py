@@ -51,20 +51,15 @@ arXiv:1803.02999.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from sklmeta._meta_training import Seeds
-from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Progress, State
-from sklmeta.engine.spec import bounds
 from sklmeta.episodic import EpisodicRegressorMixin
-from sklmeta.gradient._estimator import GradientMetaLearner, GradientParameters
 from sklmeta.gradient._inner_optimizers import (
     Moments,
     SharedMoments,
@@ -73,19 +68,13 @@ from sklmeta.gradient._inner_optimizers import (
     sgd_step,
 )
 from sklmeta.gradient._meta_gradients import losses_and_gradients, with_gradients
-from sklmeta.gradient._reptile_parameters import with_reptile_parameters
+from sklmeta.gradient._reptile_parameters import (
+    ReptileParametersBase,
+    with_reptile_parameters,
+)
 from sklmeta.gradient.network import GradientLearner, TaskWeights
 
 __all__ = ["Reptile", "ReptileClassifier", "ReptileRegressor"]
-
-INNER_OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("linear", "constant")
-
-JOINT_TRAINING = (
-    "Reptile with train_steps=1 is joint training: its meta-gradient is that of one "
-    "loss on the rows of all tasks, which no task adapts to. Take more steps "
-    "(train_steps=5), or a baseline such as PooledClassifier."
-)
 
 
 class Reptile(GradientLearner):
@@ -307,66 +296,8 @@ def _together(support: Rows, query: Rows) -> Rows:
     )
 
 
-class _ReptileEstimator(GradientMetaLearner):
+class _ReptileEstimator(ReptileParametersBase):
     """What the two faces of Reptile share."""
-
-    # As measured: see the top of this file.
-    _default_head = "fixed"
-    _adaptation_parameters = ("inner_lr", "inner_steps")
-    _step_sizes = ("inner_lr", "outer_lr")
-    _structural_parameters = (
-        *GradientMetaLearner._structural_parameters,
-        *("inner_optimizer", "train_steps", "inner_batch_size", "outer_schedule"),
-    )
-
-    def __init__(  # type: ignore[misc]  # other defaults than those in common
-        self,
-        backbone: Any = None,
-        *,
-        inner_optimizer: str = "adam",
-        inner_lr: float = 5e-3,
-        inner_steps: int = 50,
-        train_steps: int = 5,
-        train_shots: int | None = None,
-        inner_batch_size: int | None = 10,
-        outer_schedule: str = "linear",
-        outer_lr: float = 1.0,
-        optimizer: Any = "sgd",
-        **common: Unpack[GradientParameters],
-    ) -> None:
-        super().__init__(backbone, outer_lr=outer_lr, optimizer=optimizer, **common)
-        self.inner_optimizer = inner_optimizer
-        self.inner_lr = inner_lr
-        self.inner_steps = inner_steps
-        self.train_steps = train_steps
-        self.train_shots = train_shots
-        self.inner_batch_size = inner_batch_size
-        self.outer_schedule = outer_schedule
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_choice("inner_optimizer", self.inner_optimizer, INNER_OPTIMIZERS)
-        check_choice("outer_schedule", self.outer_schedule, SCHEDULES)
-        check_positive("inner_lr", self.inner_lr)
-        check_integer("inner_steps", self.inner_steps, 0)
-        check_integer("train_steps", self.train_steps, 1)
-        if self.train_shots is not None:
-            check_integer("train_shots", self.train_shots, 2)
-        if self.inner_batch_size is not None:
-            check_integer("inner_batch_size", self.inner_batch_size, 1)
-
-    def _start(self, goes_on: bool) -> Seeds:
-        seeds = super()._start(goes_on)
-        if self.train_steps == 1:
-            warnings.warn(JOINT_TRAINING, UserWarning, stacklevel=3)
-        return seeds
-
-    def _training_counts(self) -> dict[str, Any]:
-        if self.train_shots is None:
-            return {}
-        # Support and query rows are adapted to together; an episode has both.
-        n_shot = min(bounds(self.n_shot)[0], self.train_shots - 1)
-        return {"n_shot": n_shot, "n_query": self.train_shots - n_shot}
 
     def _make_learner(
         self,
