@@ -21,8 +21,8 @@ so that the inner loop is a few matrix products on features, differentiated once
 
 Deviations from the paper
 -------------------------
-- With local labels the ways' output weights start at zero, which takes any number of
-  ways; ``head="fixed"`` is the paper's meta-learned vector for each way. See
+- With local labels the ways' output weights start from class means, which takes any
+  number of ways; ``head="fixed"`` is the paper's meta-learned vector for each way. See
   `sklmeta.gradient.heads`.
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
@@ -309,8 +309,8 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
         What the linear layer on the features starts from in a new task, with local
         labels: "fixed" is a meta-learned vector per way, for as many ways as in
         meta-training at most; "shared" starts all ways at zero, "prototype" from class
-        means, both for any number of ways. "auto" is "shared" with local labels. With
-        shared labels the start is meta-learned in any case.
+        means, both for any number of ways. "auto" is "prototype" with local labels.
+        With shared labels the start is meta-learned in any case.
 
     <network parameters>
 

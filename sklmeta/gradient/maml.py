@@ -23,11 +23,11 @@ Three options are those of MAML++ (arXiv:1810.09502, section 4):
 
 Deviations from the papers
 --------------------------
-- With local labels the ways' output weights do not start from meta-learned vectors of
-  their own, unless ``head="fixed"`` says so: see `sklmeta.gradient.heads`. With
-  ``head="shared"`` they start at zero, and the first inner step moves the head alone;
-  the backbone adapts from the second step on, so with ``inner_steps=1`` it does not
-  adapt at all.
+- With local labels the ways' output weights start from class means, which takes any
+  number of ways, and not from meta-learned vectors of their own, unless
+  ``head="fixed"`` says so: see `sklmeta.gradient.heads`. With ``head="shared"`` they
+  start at zero, and the first inner step moves the head alone; the backbone adapts from
+  the second step on, so with ``inner_steps=1`` it does not adapt at all.
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
   of the query batch, as the paper's code does.
