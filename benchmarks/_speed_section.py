@@ -8,17 +8,25 @@ from _markdown import Record, origin, table, where
 from _speed_sinusoid import BARS
 
 
-def speed(*records: Record) -> str:
-    """Return the section on ways to meta-train side by side."""
-    parts = ["## Speed of meta-training (`speed.py`)\n"]
+def speed_sinusoid(*records: Record) -> str:
+    """Return the section on ways to meta-train nets on rows."""
+    parts = ["## Speed of meta-training, nets on rows (`speed.py`)\n"]
     for record in records:
-        found = record["results"]
-        if "sinusoid" in found:
-            parts += [_of_sinusoids(record), _sinusoid_table(found["sinusoid"])]
-        if "convolution" in found:
-            parts += [_of_convolutions(record), _convolution_table(found)]
+        parts += [_of_sinusoids(record), _sinusoid_table(record["results"])]
         parts.append(origin(record) + "\n")
     return "\n".join(parts)
+
+
+def speed_convolution(record: Record) -> str:
+    """Return the section on ways to meta-train convolutions."""
+    return "\n".join(
+        [
+            "## Speed of meta-training, convolutions (`speed.py`)\n",
+            _of_convolutions(record),
+            _convolution_table(record["results"]),
+            origin(record) + "\n",
+        ]
+    )
 
 
 def _of_sinusoids(record: Record) -> str:
@@ -72,7 +80,7 @@ def _of_convolutions(record: Record) -> str:
     )
 
 
-def _convolution_table(found: dict[str, Any]) -> str:
+def _convolution_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         (
             row["images"],
@@ -81,7 +89,7 @@ def _convolution_table(found: dict[str, Any]) -> str:
             f"{row['tasks_per_s']:.1f}",
             "{:.2f} ({:.2f} to {:.2f})".format(row["ratio"], *row["ratio_range"]),
         )
-        for row in found["convolution"]
+        for row in rows
     ]
     header = ("images", "way", "threads", "tasks per s", "times the plain loop (range)")
     return table(header, lines)

@@ -20,7 +20,7 @@ from _report import RESULTS
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
-from _speed_section import maml_speed, speed
+from _speed_section import maml_speed, speed_convolution, speed_sinusoid
 from sinusoid import BARS
 from sinusoid import PUBLISHED as SINUSOID_PUBLISHED
 
@@ -269,7 +269,8 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid": sinusoid,
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "sinusoid_cavia": sinusoid_cavia,
-    "speed": speed,
+    "speed_sinusoid": speed_sinusoid,
+    "speed_convolution": speed_convolution,
     "maml_speed": maml_speed,
     "scaling": scaling,
     "episode_drawing": episode_drawing,

@@ -5,7 +5,8 @@
 Nets on rows: meta-updates per second through `fit`, against loops written with torch,
 learn2learn and JAX, where these are installed (`_speed_sinusoid.py`); on one thread.
 Convolutions: tasks per second against a loop written with torch (`_speed_conv.py`); on
-all cores. All ways take turns in one process; medians. Writes ``results/speed.json``.
+all cores. All ways take turns in one process; medians. Writes
+``results/speed_sinusoid.json`` and ``results/speed_convolution.json``.
 """
 
 from __future__ import annotations
@@ -56,28 +57,29 @@ def show_convolution(row: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print and write the record."""
+    """Measure, print and write the records."""
     args = parse(argv)
-    options = (args.seed, args.threads, args.output, args.device)
-    benchmark = Benchmark("speed", *options)
-    results: dict[str, Any] = {}
     if args.only != "convolution":
-        results["sinusoid"] = _speed_sinusoid.rows(args, show_sinusoid)
-    if args.only != "sinusoid" and args.device == "cpu":
-        together = argparse.Namespace(**{**vars(args), "threads": args.conv_threads})
-        results["convolution"] = _speed_conv.rows(together)
-        for row in results["convolution"]:
-            show_convolution(row)
-    benchmark.write(
-        parameters={
+        benchmark = Benchmark(
+            "speed_sinusoid", args.seed, args.threads, args.output, args.device
+        )
+        parameters = {
             "updates_per_fit": args.updates,
             "updates_per_loop": max(args.updates // 20, 1),
             "repeats": args.repeats,
-            "conv_threads": args.conv_threads,
-        },
-        results=results,
-        deviations=args.note,
-    )
+        }
+        found = _speed_sinusoid.rows(args, show_sinusoid)
+        benchmark.write(parameters=parameters, results=found, deviations=args.note)
+    if args.only != "sinusoid" and args.device == "cpu":
+        benchmark = Benchmark(
+            "speed_convolution", args.seed, args.conv_threads, args.output
+        )
+        together = argparse.Namespace(**{**vars(args), "threads": args.conv_threads})
+        found = _speed_conv.rows(together)
+        for row in found:
+            show_convolution(row)
+        parameters = {"repeats": args.repeats, "conv_threads": args.conv_threads}
+        benchmark.write(parameters=parameters, results=found, deviations=args.note)
 
 
 if __name__ == "__main__":

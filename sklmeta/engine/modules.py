@@ -39,11 +39,15 @@ _NOT_TWICE = (
 _ATTENTION = re.compile(r"scaled_dot_product|multi_head_attention|transformer_encoder")
 _IN_PLACE = "modified by an inplace operation"
 _SLOW_VMAP = "There is a performance drop"
+_PRECISION = (
+    " Its forward must work in the precision of the rows it is given, which is double "
+    "for predictions on tables: take dtype and device from them."
+)
 _HINTS = {
     "index out of range": " An embedding takes the integers from 0 to n - 1: leave "
     "columns as they are with normalize_x=False.",
-    "dtype": " Its forward must work in the precision of the rows it is given, which "
-    "is double for predictions on tables: take dtype and device from them.",
+    "dtype": _PRECISION,
+    "scalar type": _PRECISION,
     "device": " Tensors that forward needs must be buffers (register_buffer), which "
     "move with the module.",
 }
@@ -246,9 +250,9 @@ class _Trial:
     # What to say -----------------------------------------------------------------
 
     def _refusal(self, error: Exception, what: str, run: Callable[[], Any]) -> str:
-        message = str(error).strip()
+        message = str(error).strip().removesuffix(".")
         if _IN_PLACE in message:
-            return self._writes(f"torch says: {message}", run)
+            return self._writes(f"torch says: {message}.", run)
         for pattern in _NOT_TWICE:
             found = pattern.search(message)
             if found is not None:
@@ -257,7 +261,7 @@ class _Trial:
         running = watch(self._module, run).running
         where = f" at its {shown_layer(self._module, running[-1])}" if running else ""
         return (
-            f"The backbone fails in {what}{where}: {type(error).__name__}: {message}"
+            f"The backbone fails in {what}{where}: {type(error).__name__}: {message}."
             f"{hint}"
         )
 
