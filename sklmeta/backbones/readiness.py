@@ -134,7 +134,7 @@ class WeightNorm(nn.Module):
     Parameters
     ----------
     dim : int
-        The axis; -1 for a single size.
+        The axis, from behind where negative; -1 for a single size, as with torch.
     """
 
     def __init__(self, dim: int) -> None:
@@ -150,6 +150,7 @@ class WeightNorm(nn.Module):
         return self._norm(weight), weight
 
     def _norm(self, weight: Tensor) -> Tensor:
-        others = [axis for axis in range(weight.dim()) if axis != self.dim]
         keepdim = self.dim != -1
+        kept = self.dim % weight.dim() if keepdim else -1
+        others = [axis for axis in range(weight.dim()) if axis != kept]
         return torch.linalg.vector_norm(weight, dim=others, keepdim=keepdim)

@@ -23,15 +23,18 @@ def seeded(factory):
 LAYERS = {
     "linear": (lambda: nn.Linear(3, 4), (5, 3), 0),
     "columns": (lambda: nn.Linear(3, 4), (5, 3), 1),
-    "one size": (lambda: nn.Linear(3, 4), (5, 3), -1),
+    "one size": (lambda: nn.Linear(3, 4), (5, 3), None),
+    "one size by its number": (lambda: nn.Linear(3, 4), (5, 3), -1),
+    "rows from behind": (lambda: nn.Linear(3, 4), (5, 3), -2),
     "convolution": (lambda: nn.Conv2d(2, 3, 2), (2, 2, 4, 4), 0),
+    "convolution's rows": (lambda: nn.Conv2d(2, 3, 2), (2, 2, 4, 4), -2),
+    "convolution from behind": (lambda: nn.Conv2d(2, 3, 2), (2, 2, 4, 4), -4),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_weight_norm_is_torchs_with_right_second_derivatives(name):
     factory, shape, dim = LAYERS[name]
-    dim = None if dim == -1 else dim
     layer = seeded(lambda: parametrizations.weight_norm(factory(), dim=dim)).double()
     x = torch.randn(shape, dtype=torch.double, generator=torch.Generator())
     expected, weight = layer(x), layer.weight.clone()
