@@ -166,6 +166,13 @@ class Learner(nn.Module):
             setattr(view, name, value)
         return view
 
+    def at_full_cost(self) -> Self:
+        """Return a view that does in every meta-update what any of them does.
+
+        Modules are tried out and memory is predicted with it.
+        """
+        return copy.copy(self)
+
     def on_features(self) -> tuple[nn.Module, Learner] | None:
         """Return what maps rows to features, and this learner on features.
 

@@ -9,7 +9,6 @@ parts that fit, and what does not fit with a single task is refused before train
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.byte_counts import free_bytes, shown_bytes
-from sklmeta.engine.learner import Learner, Progress
+from sklmeta.engine.learner import Learner
 from sklmeta.engine.modules import no_trace
 
 __all__ = [
@@ -214,8 +213,7 @@ def _peak(
     learner: Learner, episodes: Episodes, run: Pass, n_tasks: int, limit: int | None
 ) -> int:
     """Return the peak of a pass over the first episode, `n_tasks` times."""
-    probe = copy.copy(learner)
-    probe.progress = Progress(1, 1)  # where learners that anneal take all there is
+    probe = learner.at_full_cost()
     part = episodes[torch.zeros(n_tasks, dtype=torch.int64)]
     known = [*learner.parameters(), *learner.buffers(), *_tensors(part)]
     with no_trace(learner):

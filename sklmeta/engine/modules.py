@@ -23,7 +23,7 @@ from sklmeta.backbones.initialization import cuda_devices
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.dense import is_dense
 from sklmeta.engine.layers import layer_not_twice, shown_layer, watch
-from sklmeta.engine.learner import Learner, Progress
+from sklmeta.engine.learner import Learner
 from sklmeta.engine.mapping import mapping_method
 
 __all__ = ["no_trace", "try_out"]
@@ -133,8 +133,7 @@ class _Trial:
         self.backbone = backbone
         self.episodes = episodes
         self.dtype = episodes.support.x.dtype
-        self.probe = copy.deepcopy(learner).to(self.dtype)
-        self.probe.progress = Progress(1, 1)  # where learners that anneal take all
+        self.probe = copy.deepcopy(learner).at_full_cost().to(self.dtype)
         self.probe.mixed_precision = False
         self.probe.budget = None
 
@@ -171,8 +170,8 @@ class _Trial:
             )
 
     def _try_mixed_precision(self) -> None:
-        self.probe = copy.deepcopy(self.learner).train()
-        self.probe.progress, self.probe.budget = Progress(1, 1), None
+        self.probe = copy.deepcopy(self.learner).at_full_cost().train()
+        self.probe.budget = None
         self.episodes = _small(self.episodes, self.learner, torch.float32)
         self._checked(self._meta_gradient, "meta-training with mixed_precision=True")
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar, Unpack
 
 from sklmeta._meta_tags import MetaTags
 from sklmeta._parameters import check_choice, filled_in, with_common_parameters
+from sklmeta.engine.learner import Learner
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.gradient.heads import DEFAULT_HEAD, HEADS
 
@@ -94,6 +95,11 @@ class GradientMetaLearner(EpisodicMetaLearner):
     def _local_head(self) -> str:
         """The head with local labels."""
         return self._default_head if self.head == "auto" else self.head
+
+    def _configured_learner(self) -> Learner:
+        view = super()._configured_learner()
+        view.checkpoint_steps = self.checkpoint_steps
+        return view
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

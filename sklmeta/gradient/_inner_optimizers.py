@@ -141,7 +141,7 @@ class SharedMoments(nn.Module):
         return Moments(values, weight)
 
     def report(self, moments: Moments, ways: Tensor) -> Tensor:
-        """Return what is to be added to the meta-losses, (T,), for `commit` to find.
+        """Return zeros to be added to the meta-losses, (T,), for `commit` to find.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class SharedMoments(nn.Module):
                 value = _mean_of_ways(value, ways)
             parts.append(value.expand(n_tasks, *shape).reshape(n_tasks, -1))
         parts.append(self.values.new_ones(n_tasks, 1))
-        return torch.cat(parts, 1) @ self.values
+        return torch.cat(parts, 1) @ (self.values - self.values.detach())
 
     @torch.no_grad()
     def commit(self, n_steps: int) -> None:

@@ -63,7 +63,9 @@ def with_gradients(
     -------
     Tensor of shape (T,)
     """
-    surrogate = losses.new_zeros(losses.shape)
+    total = losses.detach()
     for name, gradient in gradients.items():
-        surrogate = surrogate + (weights[name] * gradient).flatten(1).sum(1)
-    return losses.detach() + surrogate - surrogate.detach()
+        # Zero to the last bit, however large weights and gradients are.
+        nothing = weights[name] - weights[name].detach()
+        total = total + (nothing * gradient).flatten(1).sum(1)
+    return total

@@ -59,7 +59,9 @@ inner_batch_size : int or None, default=10
     Rows of a minibatch in meta-training; None takes all rows in every step.
 
 outer_schedule : {"linear", "constant"}, default="linear"
-    Whether the meta-step falls from `outer_lr` to 0 over `max_iter` updates.
+    Whether the meta-step falls from `outer_lr` to 0 over `max_iter` updates. Meta-
+    gradients are scaled, which ``optimizer="sgd"`` follows exactly; optimizers that
+    divide by the size of past gradients, as Adam, only with a delay.
 
 outer_lr : float, default=1.0
     Meta-step: how far the start goes towards the mean of the tasks' adapted
@@ -86,8 +88,6 @@ def with_reptile_parameters(cls: Class) -> Class:
 class ReptileParametersBase(GradientMetaLearner):
     """The parameters of Reptile's estimators, and what they are checked for."""
 
-    # As measured: see the top of reptile.py.
-    _default_head = "fixed"
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
     _structural_parameters = (
@@ -141,5 +141,5 @@ class ReptileParametersBase(GradientMetaLearner):
         if self.train_shots is None:
             return {}
         # Support and query rows are adapted to together; an episode has both.
-        n_shot = min(bounds(self.n_shot)[0], self.train_shots - 1)
+        n_shot = min(bounds(self.n_shot, "n_shot")[0], self.train_shots - 1)
         return {"n_shot": n_shot, "n_query": self.train_shots - n_shot}

@@ -135,6 +135,8 @@ class CAVIA(GradientLearner):
     """
 
     adaptation_options = ("inner_lr", "inner_steps")
+    adapts_weights = False  # but context parameters
+    default_head = "prototype"
 
     def __init__(
         self,
@@ -151,8 +153,6 @@ class CAVIA(GradientLearner):
     ) -> None:
         if n_outputs is None and head == "shared":
             raise ValueError(SHARED_HEAD)
-        if n_outputs is None and head == "auto":
-            head = "prototype"
         super().__init__(backbone, n_features, n_outputs, head=head, **network)
         self.n_context = n_context
         self.inner_lr = inner_lr
@@ -250,7 +250,7 @@ class _CAVIAEstimator(GradientMetaLearner):
     """What the two faces of CAVIA share."""
 
     _heads = ("auto", "fixed", "prototype", "none")
-    _default_head = "prototype"
+    _default_head = CAVIA.default_head
     _adaptation_parameters = ("inner_lr", "inner_steps")
     _step_sizes = ("inner_lr", "outer_lr")
     _structural_parameters = (

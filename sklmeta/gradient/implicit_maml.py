@@ -30,9 +30,9 @@ Deviations from the paper
 - Where the matrix of (2) is not positive definite along a direction of the conjugate
   gradients, as can be far from a minimum, a task keeps the solution so far; the query
   gradient itself, if that is the first direction.
-- With local labels the ways' output weights start at zero, unless ``head="fixed"`` says
-  so: see `sklmeta.gradient.heads`. Their start is the :math:`\theta` that (1) keeps
-  them close to.
+- With local labels the ways' output weights start at zero, unless `head` says
+  otherwise: see `sklmeta.gradient.heads`. Their start is the :math:`\theta` that (1)
+  keeps them close to.
 - Batch normalisation of query rows uses the statistics of the *support* rows, so that
   a prediction depends on no other query row. `transductive=True` uses the statistics
   of the query batch, as the authors' code does.
@@ -114,6 +114,7 @@ class ImplicitMAML(GradientLearner):
     """
 
     adaptation_options = ("inner_lr", "inner_steps", "regularization")
+    default_head = "shared"  # class means train worse on the problems of the checks
 
     def __init__(
         self,
@@ -277,9 +278,13 @@ def _with_parameters(cls: Class) -> Class:
 class _ImplicitMAMLEstimator(GradientMetaLearner):
     """What the two faces of implicit MAML share."""
 
-    _default_head = "shared"  # class means train worse on the problems of the checks
+    _default_head = ImplicitMAML.default_head
     _adaptation_parameters = ("inner_lr", "inner_steps", "regularization")
     _step_sizes = ("inner_lr", "outer_lr")
+    _structural_parameters = (
+        *GradientMetaLearner._structural_parameters,
+        *("cg_steps", "cg_damping"),
+    )
 
     def __init__(
         self,
@@ -304,7 +309,7 @@ class _ImplicitMAMLEstimator(GradientMetaLearner):
         check_positive("inner_lr", self.inner_lr)
         check_integer("inner_steps", self.inner_steps, 0)
         check_integer("cg_steps", self.cg_steps, 0)
-        check_scalar(self.cg_damping, "cg_damping", numbers.Real, min_val=0)
+        check_not_negative("cg_damping", self.cg_damping)
         check_scalar(self.regularization, "regularization", numbers.Real, min_val=0)
         if not self.inner_lr * self.regularization < 2:
             raise ValueError(

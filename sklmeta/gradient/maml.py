@@ -44,8 +44,9 @@ Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019, arXiv:1810.0
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,8 @@ class MAML(GradientLearner):
             If labels are local and `support.n_way` is missing.
         """
         ways = self.ways(support)
-        *_, weights = self._trajectory(support, ways)
+        # One after the other: all together they would fill the memory.
+        (weights,) = deque(self._trajectory(support, ways), maxlen=1)
         return self.state(weights, support, ways)
 
     def _trajectory(self, support: Rows, ways: Tensor) -> Iterator[TaskWeights]:
@@ -256,6 +258,12 @@ class MAML(GradientLearner):
     def stage(self) -> Hashable:
         """Return what tells apart meta-updates of different operations."""
         return self._is_second_order, self.importance is None
+
+    def at_full_cost(self) -> Self:
+        """Return a view that takes second derivatives from the first meta-update on."""
+        view = super().at_full_cost()
+        view.second_order_from = 0
+        return view
 
     @property
     def progress(self) -> Progress:

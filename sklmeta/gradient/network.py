@@ -6,7 +6,7 @@ Axes: T tasks, S support rows, Q query rows, F features, N ways.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,9 @@ class GradientLearner(Learner):
         Draws the head's initial weights.
     """
 
+    default_head: ClassVar[str] = DEFAULT_HEAD  # with local labels
+    adapts_weights: ClassVar[bool] = True  # of the backbone, where it is alone
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -95,6 +98,11 @@ class GradientLearner(Learner):
         self.transductive = transductive
         self.checkpoint_steps = checkpoint_steps
         self.head = self._make_head(head, n_ways, generator)
+        if self.head is None and self.adapts_weights and not _any_trained(backbone):
+            raise ValueError(
+                "head='none' leaves the backbone's weights alone to adapt, and it has "
+                "none that are trained. Unfreeze some, or use head='auto'."
+            )
         self.most_ways = None if self.head is None else self.head.most_ways
 
     def _make_head(
@@ -107,7 +115,7 @@ class GradientLearner(Learner):
         if self.n_outputs is not None:
             return LinearHead(self.n_features, self.n_outputs, generator)
         if head == "auto":
-            head = DEFAULT_HEAD
+            head = self.default_head
         if head == "shared":
             return SharedHead(self.n_features)
         if head == "prototype":
@@ -327,6 +335,10 @@ class GradientLearner(Learner):
         method = mapping_method(self, args[0].device)
         in_dims = (0,) * (1 + len(args))
         return map_tasks(function, weights, *args, in_dims=in_dims, method=method)
+
+
+def _any_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def below(prefix: str, weights: TaskWeights) -> TaskWeights:
