@@ -22,6 +22,7 @@ __all__ = [
     "check_fraction",
     "check_integer",
     "check_mixed_precision",
+    "check_not_negative",
     "check_positive",
     "filled_in",
     "resolve_device",
@@ -252,8 +253,9 @@ def _check_callbacks(callbacks: Any) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+    # Arrays are compared entry by entry: none of them is a choice.
+    if getattr(value, "ndim", 0) > 0 or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {shown(value)}.")
 
 
 def check_integer(name: str, value: Any, least: int) -> None:
@@ -265,8 +267,21 @@ def check_integer(name: str, value: Any, least: int) -> None:
 
 def check_positive(name: str, value: Any) -> None:
     """Raise TypeError or ValueError unless `value` is a finite number above 0."""
-    check_scalar(value, name, numbers.Real, min_val=0, include_boundaries="neither")
-    if not value < float("inf"):
+    _check_finite(name, value, "neither")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless `value` is a finite number, 0 or above."""
+    _check_finite(name, value, "left")
+
+
+def _check_finite(name: str, value: Any, include_boundaries: str) -> None:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    check_scalar(
+        value, name, numbers.Real, min_val=0, include_boundaries=include_boundaries
+    )
+    if not value < float("inf"):  # nan passes above
         raise ValueError(f"{name} must be finite, got {value!r}.")
 
 
@@ -324,6 +339,8 @@ def check_fraction(name: str, value: Any) -> None:
     check_scalar(
         value, name, numbers.Real, min_val=0, max_val=1, include_boundaries="neither"
     )
+    if np.isnan(float(value)):
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -334,7 +351,7 @@ def resolve_device(device: Any) -> torch.device:
     ValueError
         If there is no such device here.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)

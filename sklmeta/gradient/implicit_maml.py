@@ -56,7 +56,13 @@ from sklearn.utils import check_scalar
 from torch import Tensor, nn
 
 from sklmeta._meta_training import Seeds
-from sklmeta._parameters import Class, check_integer, check_positive, filled_in
+from sklmeta._parameters import (
+    Class,
+    check_integer,
+    check_not_negative,
+    check_positive,
+    filled_in,
+)
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State

@@ -452,6 +452,8 @@ def test_adaptation_parameters_can_be_changed_after_fit():
         ({"regularization": 0.0}, "regularization"),
         ({"cg_steps": -1}, "cg_steps"),
         ({"cg_damping": -0.1}, "cg_damping"),
+        ({"cg_damping": float("nan")}, "cg_damping must be finite, got nan"),
+        ({"cg_damping": float("inf")}, "cg_damping must be finite, got inf"),
         ({"inner_steps": -1}, "inner_steps"),
         ({"inner_lr": 0.0}, "inner_lr"),
     ],
