@@ -15,6 +15,7 @@ from sklmeta._task_rows import representative
 from sklmeta.engine.batches import Episodes, similar_sizes
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, EpisodeSpec
 from sklmeta.engine.pool import RowPool
+from sklmeta.engine.spec import bounds
 from sklmeta.tasks import ClassPool, TaskDistribution, TaskSet
 
 __all__ = [
@@ -62,8 +63,7 @@ def one_pass(
     """Yield batches that hold every task once; of a class pool, about every class."""
     n_episodes = len(sampler.task_ids)
     if sampler.pool.is_class_pool:
-        n_way = sampler.spec.n_way or DEFAULT_WAYS
-        widest = n_way if isinstance(n_way, int) else n_way[1]
+        widest = bounds(sampler.spec.n_way or DEFAULT_WAYS)[1]
         n_episodes = ceil(len(sampler.pool.names) / widest)
     index = sampler.draw(n_episodes, generator)
     yield from batches_of(sampler, index, batch_size)
@@ -125,11 +125,9 @@ def hold_out(
         With the arithmetic, if too few remain to train on.
     """
     is_pool = isinstance(tasks, ClassPool)
+    least = MIN_HELD_OUT_TASKS
     if is_pool:
-        low = DEFAULT_WAYS if n_way is None else n_way
-        least = low if isinstance(low, int) else low[1]
-    else:
-        least = MIN_HELD_OUT_TASKS
+        least = bounds(DEFAULT_WAYS if n_way is None else n_way, "n_way")[1]
     n_held = max(ceil(fraction * len(tasks)), least)
     n_left = len(tasks) - n_held
     if n_left < (least if is_pool else 1):

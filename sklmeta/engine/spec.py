@@ -74,9 +74,22 @@ class EpisodeSpec:
         _check_choice("small_tasks", self.small_tasks, ("shrink", "drop", "raise"))
 
 
-def bounds(count: Count) -> tuple[int, int]:
-    """Return a count as its lowest and highest value."""
-    return count if isinstance(count, tuple) else (count, count)
+def bounds(
+    count: Any, name: str = "A count", *, or_none: bool = False
+) -> tuple[int, int]:
+    """Return a count, as users give it, as its lowest and highest value.
+
+    Raises
+    ------
+    TypeError
+        If it is neither an integer nor a pair of them; `or_none` says that None is
+        taken elsewhere.
+    """
+    pair = count if isinstance(count, (tuple, list)) else (count, count)
+    if len(pair) != 2 or not all(map(_is_int, pair)):
+        choices = "an int or a (low, high) pair of ints" + or_none * " or None"
+        raise TypeError(f"{name} must be {choices}, got {count!r}.")
+    return int(pair[0]), int(pair[1])
 
 
 def _checked_count(
@@ -84,27 +97,13 @@ def _checked_count(
 ) -> Count | None:
     if value is None and optional:
         return None
-    if _is_int(value):
-        low = high = int(value)
-        count: Count = low
-    elif (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(_is_int(v) for v in value)
-    ):
-        low, high = int(value[0]), int(value[1])
-        count = (low, high)
-    else:
-        choices = "an int or a (low, high) pair of ints" + (
-            " or None" if optional else ""
-        )
-        raise TypeError(f"{name} must be {choices}, got {value!r}.")
+    low, high = bounds(value, name, or_none=optional)
     if not least <= low <= high:
         raise ValueError(
             f"{name} must be at least {least}, and low <= high in a (low, high) "
             f"range; got {value!r}."
         )
-    return count
+    return (low, high) if isinstance(value, (tuple, list)) else low
 
 
 def _is_int(value: Any) -> bool:

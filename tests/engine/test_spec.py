@@ -17,6 +17,22 @@ def test_counts_are_kept_as_plain_python():
     assert bounds(spec.n_query) == (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(np.int64(3), (3, 3)), ([2, np.int32(5)], (2, 5)), ((2, 5), (2, 5))],
+)
+def test_bounds_of_counts_as_users_give_them(count, expected):
+    found = bounds(count)
+    assert found == expected
+    assert [type(v) for v in found] == [int, int]
+
+
+@pytest.mark.parametrize("count", ["many", None, 2.5, True, (1, 2, 3), [1, 2.0]])
+def test_bounds_of_no_count(count):
+    with pytest.raises(TypeError, match=r"^n_shot must be an int or a .*, got"):
+        bounds(count, "n_shot")
+
+
 def test_equal_specs_are_equal_and_frozen():
     spec = EpisodeSpec(5)
     assert spec == EpisodeSpec(5, small_tasks="shrink")
@@ -26,7 +42,7 @@ def test_equal_specs_are_equal_and_frozen():
 
 @pytest.mark.parametrize("value", ["5", 5.0, True, None, (1, 2, 3), (1, 2.0), (1,)])
 def test_n_shot_type(value):
-    with pytest.raises(TypeError, match="n_shot must be an int or a"):
+    with pytest.raises(TypeError, match=r"n_shot must be an int or a"):
         EpisodeSpec(n_shot=value)
 
 
