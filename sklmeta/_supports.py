@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 from torch import Tensor
 
 from sklmeta._checks import (
@@ -16,9 +18,10 @@ from sklmeta._checks import (
     finite_rows,
     label_column,
     refuse_more_ways,
+    sorted_classes,
 )
 from sklmeta._parameters import resolve_device
-from sklmeta._pooling import PooledRows
+from sklmeta._pooling import task_label
 from sklmeta._preparation import Preparation
 from sklmeta._row_episodes import check_queries, query_rows
 from sklmeta.engine.batches import Episodes, Rows, similar_sizes
@@ -94,11 +97,14 @@ def predict_supports(
     Raises
     ------
     ValueError
-        If rows do not fit the meta-training tasks; the message names the task.
+        If rows do not fit the meta-training tasks, or `adapt` would refuse their
+        labels; the message names the task.
     MetaTrainingError
         Naming the task, if adapting to it diverged.
     """
     check_queries(tasks, query_Xs)
+    if meta._preparation.labels == "local":
+        _refuse_no_labels(tasks)
     learner = meta._configured_learner()
     sizes = tasks.rows().sizes + np.array([len(X) for X in query_Xs])
     values = torch.from_numpy(sizes * meta.n_features_in_)
@@ -150,10 +156,7 @@ def _local_codes(tasks: TaskSet) -> tuple[list[NDArray[Any]], NDArray[np.int64]]
     """Return each task's sorted classes, and every row's position among them."""
     rows = tasks.rows()
     y = label_column(rows, list(tasks.names))
-    try:
-        labels, codes = np.unique(y, return_inverse=True)
-    except TypeError:  # labels of several types, each in tasks of their own
-        return _local_codes_by_task(rows, y)
+    labels, codes = np.unique(y, return_inverse=True)
     task = np.repeat(np.arange(len(rows)), rows.sizes)
     pairs, ways = np.unique(task * len(labels) + codes, return_inverse=True)
     first = np.searchsorted(pairs, np.arange(len(rows) + 1) * len(labels))
@@ -161,12 +164,29 @@ def _local_codes(tasks: TaskSet) -> tuple[list[NDArray[Any]], NDArray[np.int64]]
     return classes, (ways - first[task]).astype(np.int64)
 
 
-def _local_codes_by_task(
-    rows: PooledRows, y: NDArray[Any]
-) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
-    pairs = [np.unique(y[rows.task(t)], return_inverse=True) for t in range(len(rows))]
-    codes = np.concatenate([codes for _, codes in pairs]).astype(np.int64)
-    return [classes for classes, _ in pairs], codes
+def _refuse_no_labels(tasks: TaskSet) -> None:
+    """Refuse what `adapt` refuses as local labels, by the name of the task."""
+    rows = tasks.rows()
+    y = label_column(rows, list(tasks.names))
+    if _are_labels(y):
+        return
+    for position, name in enumerate(tasks.names):
+        own = y[rows.task(position)]
+        try:
+            sorted_classes(
+                check_array(own, ensure_2d=False, dtype=None, input_name="y")
+            )
+        except ValueError as error:
+            raise ValueError(f"{task_label(name)}{error}") from error
+
+
+def _are_labels(y: NDArray[Any]) -> bool:
+    """Whether all entries are labels for sure: a look at many tasks at once."""
+    if y.dtype.kind == "O":
+        return pd.api.types.infer_dtype(y, skipna=False) == "string"
+    if y.dtype.kind == "f":
+        return bool(((y == np.floor(y)) & (np.abs(y) < 2**53)).all())
+    return y.dtype.kind not in "cSV"
 
 
 def _padded(pool: RowPool, y: Tensor, n_way: Tensor | None) -> Rows:

@@ -4,9 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sklmeta import MAMLClassifier, MAMLRegressor, TaskSet
-from sklmeta._checks import label_column
-from sklmeta._supports import _local_codes, _local_codes_by_task
+from sklmeta import (
+    ClassPool,
+    MAMLClassifier,
+    MAMLRegressor,
+    ProtoNetClassifier,
+    TaskSet,
+)
+from sklmeta._supports import _local_codes
 from sklmeta._task_rows import unlabelled_rows
 from sklmeta.engine import inference
 from sklmeta.tasks import Task
@@ -81,7 +86,7 @@ def local_tasks(labels, seed=0):
     [
         np.arange(9),
         np.array(list("gabfcde"), dtype=object),
-        np.array([-1.5, 0.0, 2.5]),
+        np.array([-1.0, 0.0, 2.0]),
         np.array(["aa", "b"]),
         np.array([True, False]),
     ],
@@ -89,20 +94,67 @@ def local_tasks(labels, seed=0):
 )
 def test_classes_of_all_tasks_are_those_of_each(labels):
     tasks = local_tasks(labels)
-    y = label_column(tasks.rows(), list(tasks.names))
     classes, codes = _local_codes(tasks)
-    own_classes, own_codes = _local_codes_by_task(tasks.rows(), y)
-    assert codes.dtype == own_codes.dtype
-    np.testing.assert_array_equal(codes, own_codes)
-    for found, expected in zip(classes, own_classes, strict=True):
+    assert codes.dtype == np.int64
+    own = [np.unique(task.y, return_inverse=True) for task in tasks]
+    np.testing.assert_array_equal(codes, np.concatenate([code for _, code in own]))
+    for found, (expected, _) in zip(classes, own, strict=True):
         assert found.dtype == expected.dtype
         assert found.tolist() == expected.tolist()
 
 
-def test_tasks_whose_labels_have_no_common_order():
-    X = np.zeros((3, 2))
-    numbers, words = np.array([3, 1, 3], object), np.array(["b", "a", "c"], object)
-    tasks = TaskSet([Task(X, numbers), Task(X, words)], labels="local")
-    classes, codes = _local_codes(tasks)
-    assert [own.tolist() for own in classes] == [[1, 3], ["a", "b", "c"]]
-    assert codes.tolist() == [1, 0, 1, 1, 0, 2]
+NO_LABELS = {
+    "fractions": np.array([0.1, 0.2, 0.5, 0.7]),
+    "infinity": np.array([1, np.inf, 1, 2]),
+    "complex": np.array([1j, 2, 1, 2]),
+    "numbers as objects": np.array([1, 2, 1, 2], object),
+    "numbers and words": np.array([1, "a", 2, "b"], object),
+    "words and numbers": np.array(["a", 1, "b", 2], object),
+    "bytes": np.array([b"a", b"b", b"a", b"b"]),
+    "bytes as objects": np.array([b"a", b"b", b"a", b"b"], object),
+    "pairs": np.array([(1, 2), (1, 3), None], object)[[0, 1, 0, 1]],
+    "lists": np.array([[1, 2], [1], None], object)[[0, 1, 0, 1]],
+    "missing": np.array([1, np.nan, 1, 2]),
+}
+
+
+@pytest.fixture(scope="module")
+def local_meta():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    pool = ClassPool(X, np.arange(60) % 6)
+    return ProtoNetClassifier(n_way=2, max_iter=2, random_state=0).fit(pool)
+
+
+@pytest.mark.parametrize("name", NO_LABELS)
+@pytest.mark.parametrize("labels", ["shared", "local"])
+def test_what_adapting_refuses_as_labels_is_refused_for_many(local_meta, name, labels):
+    X, bad = np.arange(8.0).reshape(4, 2), NO_LABELS[name]
+    good = np.array(["x", "y", "x", "y"], object)
+    if bad.dtype.kind == "f":
+        good = np.array([1.0, 0, 0, 1])
+    tasks = [Task(X, bad, "Lyon")]
+    if bad.dtype.kind in "fO":  # others are no labels at all, whichever they are
+        tasks.insert(0, Task(X, good, "Nice"))
+    with pytest.raises(ValueError, match=r"abel|y contains|Complex") as alone:
+        local_meta.adapt(X, bad)
+    with pytest.raises(ValueError, match=r"[Tt]ask 'Lyon'") as together:
+        local_meta.predict_tasks(TaskSet(tasks, labels=labels), [X] * len(tasks))
+    assert " ".join(str(alone.value).split()[:3]) in str(together.value)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([2.0, 1, 2, 1]),
+        np.array(["b", "a", "b", "a"], object),
+        pd.Series(["b", "a", "b", "a"], dtype="string"),
+        pd.Series(["b", "a", "b", "a"], dtype="category"),
+        np.array([True, False, True, False]),
+        np.array(["2020", "2021", "2020", "2021"], "datetime64[Y]"),
+    ],
+    ids=lambda y: str(y.dtype),
+)
+def test_what_adapting_takes_as_labels_is_taken_for_many(local_meta, y):
+    X = np.arange(8.0).reshape(4, 2)
+    (found,) = local_meta.predict_tasks([(X, y)], [X])
+    assert found.tolist() == local_meta.adapt(X, y).predict(X).tolist()
