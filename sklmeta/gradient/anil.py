@@ -329,6 +329,12 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
     MAMLClassifier : Adapts the whole network.
     ProtoNetClassifier : Adapts by class means, without gradient steps.
 
+    Notes
+    -----
+    The paper takes MAML's recipe for Omniglot, 20-way: ``inner_lr=0.1``,
+    ``inner_steps=5``, ``batch_size=16``, ``outer_lr=1e-3``, ``head="fixed"`` and
+    ``transductive=True``. It has no experiment in regression.
+
     References
     ----------
     .. [1] A. Raghu, M. Raghu, S. Bengio, O. Vinyals, "Rapid Learning or Feature Reuse?
@@ -387,6 +393,12 @@ class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
     --------
     ANILClassifier : The same for labels.
     MAMLRegressor : Adapts the whole network.
+
+    Notes
+    -----
+    The paper takes MAML's recipe for Omniglot, 20-way: ``inner_lr=0.1``,
+    ``inner_steps=5``, ``batch_size=16``, ``outer_lr=1e-3``, ``head="fixed"`` and
+    ``transductive=True``. It has no experiment in regression.
 
     References
     ----------

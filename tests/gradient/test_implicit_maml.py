@@ -468,6 +468,8 @@ def test_changes_of_meta_training_parameters_are_refused():
     meta = ImplicitMAMLRegressor(max_iter=2, random_state=0).fit(tasks)
     with pytest.raises(ValueError, match="cg_steps=7 acts in meta-training only"):
         meta.set_params(cg_steps=7).adapt(tasks[0].X, tasks[0].y)
+    with pytest.raises(ValueError, match="cg_steps=7 acts in the first fit"):
+        meta.set_params(warm_start=True).fit(tasks)
 
 
 def test_classifier_takes_more_ways_than_in_meta_training():

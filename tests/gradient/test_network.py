@@ -7,10 +7,12 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
+import sklmeta
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.normalization import TaskBatchNorm
+from sklmeta.datasets import load_digits_pool
 from sklmeta.engine.batches import Rows
-from sklmeta.gradient import network
+from sklmeta.gradient import MAML, ImplicitMAML, Reptile, network
 from sklmeta.gradient.heads import (
     DEFAULT_HEAD,
     FixedHead,
@@ -220,6 +222,22 @@ def test_head_none_leaves_outputs_to_the_backbone():
     assert all(name.startswith("backbone.") for name in weights)
     outputs = learner.outputs(weights, support.x, learner.ways(support))
     torch.testing.assert_close(outputs, learner.backbone(support.x))
+
+
+def test_head_none_wants_weights_that_adapt():
+    with pytest.raises(ValueError, match=r"head='none'.*none that are trained"):
+        make_learner(mlp().requires_grad_(False), 5, head="none")
+
+
+@pytest.mark.parametrize(
+    ("learner", "head"),
+    [(MAML, PrototypeHead), (Reptile, FixedHead), (ImplicitMAML, SharedHead)],
+)
+def test_learners_default_heads_are_their_estimators(learner, head):
+    options = {"task_type": "classification", "n_ways": 3}
+    assert type(learner(mlp(), 3, None, **options).head) is head
+    estimator = getattr(sklmeta, f"{learner.__name__}Classifier")(n_way=3, max_iter=1)
+    assert type(estimator.fit(load_digits_pool()[:5]).learner_.head) is head
 
 
 def test_local_labels_need_the_number_of_ways():

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklmeta import ClassPool, ReptileClassifier, ReptileRegressor
+from sklmeta import ClassPool, ReptileClassifier, ReptileRegressor, TaskSet
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.datasets import load_digits_pool, make_sinusoids
 from sklmeta.engine.batches import Episodes, Rows
@@ -431,7 +431,7 @@ def test_an_interrupted_meta_update_leaves_the_mean_over_the_tasks_it_has_seen()
 
 
 def test_ways_have_second_moments_in_common():
-    learner = make_learner(mlp(), "local").train()
+    learner = make_learner(mlp(), "local", head="prototype").train()
     episodes = make_episodes(target="local")
     learner.meta_loss(episodes).sum().backward()
     learner.eval()
@@ -603,6 +603,27 @@ def test_regressor_learns_sinusoids():
     trained = ReptileRegressor(max_iter=400, **options)
     before = untrained.fit(tasks[:200]).score(tasks[200:])
     assert trained.fit(tasks[:200]).score(tasks[200:]) > before + 0.2
+
+
+@pytest.mark.parametrize("inner_optimizer", ["adam", "sgd"])
+def test_losses_of_any_size_are_reported(inner_optimizer):
+    """What carries gradients is nothing beside the losses, not their difference."""
+    losses = {}
+    for unit in (1.0, 1e3, 1e12):
+        tasks = [(w.X, w.y * unit) for w in make_sinusoids(8, random_state=0)]
+        meta = ReptileRegressor(
+            inner_optimizer=inner_optimizer,
+            inner_lr=1e-9 / unit if inner_optimizer == "sgd" else 1e-9,
+            normalize_y=False,
+            max_iter=2,
+            eval_every=1,
+            random_state=0,
+        )
+        meta.fit(TaskSet(tasks))
+        losses[unit] = np.array([row["train_loss"] for row in meta.history_]) / unit**2
+    # Outputs, of about 1, are nothing beside the largest targets.
+    np.testing.assert_allclose(losses[1e12], losses[1e3], rtol=0.05)
+    np.testing.assert_allclose(losses[1.0], losses[1e3], rtol=0.7)
 
 
 @pytest.mark.parametrize(
