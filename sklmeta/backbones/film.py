@@ -16,6 +16,7 @@ References
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,23 @@ class FiLM(nn.Module):
         return x * (1 + scale.view(shape)) + shift.view(shape)
 
 
+class Modulated(nn.Sequential):
+    """A layer and the FiLM layer behind it, with the attributes of the layer.
+
+    Nets may read what their layers have, such as `weight`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute; of the layer, where this has none."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layers = self.__dict__.get("_modules")
+            if not layers or name.startswith("_"):
+                raise
+            return getattr(layers["0"], name)
+
+
 def insert_film(
     module: nn.Module,
     n_context: int,
@@ -116,7 +134,7 @@ def insert_film(
         return nn.Sequential(module, film)
     layer, n_channels = place
     film = FiLM(n_context, n_channels, generator=generator)
-    modulated = nn.Sequential(layer, film)
+    modulated = Modulated(layer, film)
     if layer is module:
         return modulated
     for parent in list(module.modules()):

@@ -6,13 +6,22 @@ import copy
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from sklmeta._parameters import filled_in
+from sklmeta.backbones.build import feature_size
+from sklmeta.backbones.film import FiLM
 from sklmeta.engine.batches import Rows
 from sklmeta.gradient._estimator import with_gradient_parameters
 from sklmeta.gradient.network import GradientLearner
 
-__all__ = ["CONTEXT", "refuse_idle_context", "with_context_parameters"]
+__all__ = [
+    "CONTEXT",
+    "film_layers",
+    "refuse_idle_context",
+    "refuse_unused_film",
+    "with_context_parameters",
+]
 
 CONTEXT = "backbone.context"
 """What the context is called among a task's weights."""
@@ -64,7 +73,8 @@ def refuse_idle_context(
     """Refuse a backbone whose support loss does not depend on the context.
 
     It is tried out on random rows, with weights moved at random: special first weights,
-    such as zeros, do no harm.
+    such as zeros, do no harm. A backbone that fails on such rows is let pass: what is
+    wrong with it, if anything, is said when it is tried out on rows of tasks.
 
     Parameters
     ----------
@@ -80,8 +90,25 @@ def refuse_idle_context(
     ValueError
         If the gradient by the context is zero, up to rounding.
     """
-    generator = torch.Generator().manual_seed(0)
     probe = copy.deepcopy(learner).double().eval()
+    try:
+        idle = _is_idle(probe, n_features, n_context)
+    except Exception:  # whatever it is, trying the net out tells more of it
+        return
+    if not idle:
+        return
+    raise ValueError(
+        "The context has no effect on the support loss with this backbone, which could "
+        "never adapt. So it is where the last inputs are ignored, and where batch "
+        "normalisation comes before any activation: it subtracts what is the same in "
+        "all rows of a task. Put an activation in between, or use torch.nn.LayerNorm. "
+        "With head='prototype' it is also so without any activation at all."
+    )
+
+
+def _is_idle(probe: GradientLearner, n_features: int, n_context: int) -> bool:
+    """Whether the gradient by the context is zero; moves the probe's weights."""
+    generator = torch.Generator().manual_seed(0)
     support = _random_rows(probe, n_features, generator)
     context = {CONTEXT: support.x.new_zeros(1, n_context)}
     for _ in range(N_DRAWS):
@@ -93,13 +120,58 @@ def refuse_idle_context(
             context, support, probe.ways(support), create_graph=False
         )
         if not gradients[CONTEXT].abs().max() <= ROUNDING:
-            return
+            return False
+    return True
+
+
+def film_layers(backbone: nn.Module, n_context: int) -> list[str]:
+    """Return the names of a net's FiLM layers.
+
+    Raises
+    ------
+    ValueError
+        If one takes another number of context parameters.
+    """
+    names = []
+    for name, layer in backbone.named_modules():
+        if not isinstance(layer, FiLM):
+            continue
+        if len(layer.context) != n_context:
+            raise ValueError(
+                f"The backbone's FiLM {name!r} takes {len(layer.context)} context "
+                f"parameters, but n_context={n_context}. Make the two equal."
+            )
+        names.append(name)
+    return names
+
+
+def refuse_unused_film(backbone: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Refuse a backbone whose forward runs none of its FiLM layers.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer that a FiLM layer stands behind.
+    """
+    used = []
+    films = {n: m for n, m in backbone.named_modules() if isinstance(m, FiLM)}
+    handles = [
+        film.register_forward_hook(lambda *_: used.append(True))
+        for film in films.values()
+    ]
+    try:
+        feature_size(backbone, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if used:
+        return
+    first = next(iter(films))
     raise ValueError(
-        "The context has no effect on the support loss with this backbone, which could "
-        "never adapt. So it is where the last inputs are ignored, and where batch "
-        "normalisation comes before any activation: it subtracts what is the same in "
-        "all rows of a task. Put an activation in between, or use torch.nn.LayerNorm. "
-        "With head='prototype' it is also so without any activation at all."
+        f"The context modulates what comes behind {first.rpartition('.')[0]!r}, a "
+        "layer that the backbone's forward never calls: the context would have no "
+        "effect. Call the layer, rather than a function with its weights, or put a "
+        "sklmeta.backbones.FiLM layer of your own where forward calls it."
     )
 
 

@@ -53,14 +53,16 @@ from sklmeta._meta_training import Seeds
 from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta._preparation import Preparation
 from sklmeta.backbones.build import build_backbone, feature_size
-from sklmeta.backbones.film import FiLM, insert_film
+from sklmeta.backbones.film import insert_film
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State
 from sklmeta.episodic import EpisodicRegressorMixin
 from sklmeta.gradient._context import (
     CONTEXT,
+    film_layers,
     refuse_idle_context,
+    refuse_unused_film,
     with_context_parameters,
 )
 from sklmeta.gradient._estimator import GradientMetaLearner, GradientParameters
@@ -105,7 +107,8 @@ class CAVIA(GradientLearner):
     Raises
     ------
     ValueError
-        If labels are local and `head` is "shared".
+        If labels are local and `head` is "shared", or a FiLM layer takes another number
+        of context parameters.
 
     Examples
     --------
@@ -160,8 +163,7 @@ class CAVIA(GradientLearner):
         self.first_order = first_order
         self.modulated = tuple(
             f"{name}.context".removeprefix(".")
-            for name, layer in backbone.named_modules()
-            if isinstance(layer, FiLM)
+            for name in film_layers(backbone, n_context)
         )
 
     def adapt(self, support: Rows) -> State:
@@ -290,9 +292,9 @@ class _CAVIAEstimator(GradientMetaLearner):
         if len(input_shape) > 1:
             backbone, n_features = super()._make_backbone(input_shape, seed)
             generator = torch.Generator().manual_seed(seed)
-            return insert_film(
-                backbone, self.n_context, n_features, generator
-            ), n_features
+            backbone = insert_film(backbone, self.n_context, n_features, generator)
+            refuse_unused_film(backbone, input_shape)
+            return backbone, n_features
         shape = (input_shape[0] + self.n_context,)
         backbone = build_backbone(self.backbone, shape, seed=seed)
         try:

@@ -109,6 +109,33 @@ def test_a_layer_alone_is_wrapped():
     assert films_of(found) == ["1"]
 
 
+class Weighed(nn.Module):
+    """A net whose forward reads attributes of its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        assert self.conv.out_channels == 4
+        assert self.conv[0].stride == (1, 1)
+        return self.conv(x).flatten(1) + self.conv.weight.mean() + self.conv.bias[0]
+
+
+def test_a_modulated_layer_has_its_attributes():
+    net, x = insert_film(Weighed(), 3, 4), torch.randn(2, 1, 3, 3, generator=rng())
+    assert films_of(net) == ["conv.1"]
+    conv, shift = net.conv[0], net.conv.weight.mean() + net.conv.bias[0]
+    torch.testing.assert_close(net(x), conv(x).flatten(1) + shift)
+    other = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    assert not functional_call(net, other, (x,)).any()
+    again = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    torch.testing.assert_close(again(x), net(x))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = net.conv.nothing
+    assert len(net.state_dict()) == 3
+
+
 def test_a_net_with_films_of_its_own_is_left_alone():
     net = nn.Sequential(conv(1, 4), FiLM(3, 4), nn.BatchNorm2d(4))
     assert insert_film(net, 3, 4) is net

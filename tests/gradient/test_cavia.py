@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sklmeta import CAVIAClassifier, CAVIARegressor
+from sklmeta import CAVIAClassifier, CAVIARegressor, MAMLRegressor, TaskSet
 from sklmeta.backbones import MLP, ConvNet, FiLM
 from sklmeta.backbones.film import insert_film
 from sklmeta.backbones.normalization import convert_batch_norm
@@ -486,6 +486,45 @@ def test_a_net_that_starts_at_zero_is_taken():
     assert all(bool((w == 0).all()) for w in learner.backbone.parameters())
 
 
+class SinglePrecision(nn.Module):
+    """Makes tensors of its own precision, whatever rows are of."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = nn.Linear(shape[0], 5)
+
+    def forward(self, x):
+        return self.layer(x) @ torch.ones(5, 4)
+
+
+def test_what_fails_is_refused_in_the_words_of_every_learner():
+    found = []
+    for estimator in (CAVIARegressor, MAMLRegressor):
+        meta = estimator(SinglePrecision, max_iter=1, random_state=0)
+        with pytest.raises(ValueError, match="work in the precision of the rows") as e:
+            meta.fit(make_sinusoids(4, random_state=0))
+        found.append(str(e.value))
+    assert found[0] == found[1]
+
+
+class Picky(nn.Module):
+    """Takes integers in the first column, as the tasks have them, and nothing else."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.table, self.layer = nn.Embedding(2, 5), nn.Linear(shape[0], 5)
+
+    def forward(self, x):
+        return self.layer(x) + self.table((x[:, 0] % 1 > 0).long() * 9)
+
+
+def test_a_net_that_random_rows_do_not_suit_is_tried_on_real_ones():
+    rng = np.random.default_rng(0)
+    tasks = TaskSet([(rng.choice([0.0, 1.0], (9, 2)), rng.normal(size=9))] * 4)
+    meta = CAVIARegressor(Picky, normalize_x=False, max_iter=1, random_state=0)
+    assert meta.fit(tasks).n_iter_ == 1
+
+
 @pytest.mark.parametrize(
     ("parameters", "match"),
     [
@@ -509,6 +548,54 @@ def test_the_number_of_context_parameters_is_that_of_meta_training():
 
 
 # Images ----------------------------------------------------------------------------
+
+
+class WithFiLM(nn.Sequential):
+    """A net on images with a layer for five context parameters."""
+
+    out_features = 4 * 3 * 3
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 4, 3, padding=1), FiLM(5, 4), nn.AvgPool2d(2), nn.Flatten()
+        )
+
+
+def test_film_layers_for_another_context_are_refused():
+    match = "FiLM '1' takes 5 context parameters, but n_context=10"
+    with pytest.raises(ValueError, match=match):
+        CAVIA(WithFiLM(), 36, None, n_context=10, task_type="classification")
+    meta = CAVIAClassifier(WithFiLM(), n_context=10, max_iter=1, n_shot=1)
+    with pytest.raises(ValueError, match=match):
+        meta.fit(load_digits_pool()[:6])
+    assert meta.set_params(n_context=5).fit(load_digits_pool()[:6]).n_iter_ == 1
+
+
+class ByHand(nn.Module):
+    """Takes a layer's weight, and may call it too."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(1, 4, 3), calls
+
+    def forward(self, x):
+        found = F.conv2d(x, self.conv.weight)
+        if self.calls:
+            found = found + self.conv(x)
+        return found.mean((2, 3))
+
+
+def test_a_net_may_use_the_weights_of_a_modulated_layer():
+    meta = CAVIAClassifier(ByHand(True), max_iter=2, n_shot=1, random_state=0)
+    pool = load_digits_pool()[:6]
+    meta.fit(pool).adapt(pool.X[::20], pool.y[::20])
+    assert meta.adapted_._model.state["parameters"][CONTEXT].any()
+
+
+def test_a_net_that_never_calls_the_modulated_layer_is_refused():
+    meta = CAVIAClassifier(ByHand(False), max_iter=2, n_shot=1)
+    with pytest.raises(ValueError, match=r"behind 'conv'.* never calls"):
+        meta.fit(load_digits_pool()[:6])
 
 
 @pytest.mark.parametrize("head", ["prototype", "fixed"])
