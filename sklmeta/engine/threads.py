@@ -7,20 +7,28 @@ module's attributes) around the same weights, and torch computes with one thread
 each. Gradients are added in the order of the tasks, whoever comes first: the result is
 to the last bit that of one thread taking task after task.
 
-Not for learners on which a task leaves a trace, as running averages and random draws
-are: they would depend on who comes first. Whether one does is seen on the first batch.
+Not for learners on which a task leaves a trace, as running averages, counters and
+random draws are: they would depend on who comes first. Whether one does is seen on the
+first batch, by the values of all that a learner's modules hold; what cannot be compared
+is taken for a trace.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
+import pickle
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.learner import Learner
@@ -61,10 +69,10 @@ class ThreadedUpdate:
         if self.leaves_trace or torch.get_num_threads() == 1:
             return self.otherwise(batch)
         if self.leaves_trace is None:
-            before = _traces(self.learner)
+            before = _snapshot(self.learner)
             with one_thread():
                 loss = self.otherwise(batch)
-            self.leaves_trace = _differ(before, _traces(self.learner))
+            self.leaves_trace = before is None or before != _snapshot(self.learner)
             return loss
         parts = list(self.parts_of(self.learner, batch))
         n_threads = min(torch.get_num_threads(), len(parts), self._most(batch))
@@ -84,7 +92,7 @@ class ThreadedUpdate:
         self, workers: list[Learner], parts: list[Episodes], n_tasks: int
     ) -> Tensor:
         weights = [p for p in self.learner.parameters() if p.requires_grad]
-        total = torch.zeros(())
+        losses: list[Tensor] = []
 
         def compute(worker: Learner, part: Episodes) -> tuple[Tensor, Any]:
             loss = worker.meta_loss(part).sum() / n_tasks
@@ -92,7 +100,7 @@ class ThreadedUpdate:
 
         def add(result: tuple[Tensor, Any]) -> None:
             loss, gradients = result
-            total.add_(loss)
+            losses.append(loss)
             for weight, gradient in zip(weights, gradients, strict=True):
                 if gradient is None:
                     continue
@@ -102,7 +110,7 @@ class ThreadedUpdate:
                     weight.grad.add_(gradient)
 
         in_threads(compute, workers, parts, add)
-        return total
+        return sum(losses[1:], start=losses[0])
 
 
 def in_threads(
@@ -132,15 +140,7 @@ def in_threads(
     threads = [_Thread(work, worker) for worker in workers]
     n_threads = torch.get_num_threads()
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.ready.wait()
-        # What a thread sets is what threads of others would begin with.
-        torch.set_num_threads(n_threads)
-        work.may_begin.set()
-        for thread in threads:
-            thread.ended.wait()
+        _run(threads, work, n_threads)
     finally:
         work.stop()
         for thread in threads:
@@ -151,6 +151,19 @@ def in_threads(
         torch.set_num_threads(n_threads)
     if work.errors:
         raise work.errors[min(work.errors)]
+
+
+def _run(threads: Sequence[_Thread], work: _Work, n_threads: int) -> None:
+    """Let threads begin together, and wait until they have ended."""
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.ready.wait()
+    # What a thread sets is what threads of others would begin with.
+    torch.set_num_threads(n_threads)
+    work.may_begin.set()
+    for thread in threads:
+        thread.ended.wait()
 
 
 class _Thread(threading.Thread):
@@ -248,29 +261,44 @@ def replicas(learner: Learner, n: int) -> list[Learner]:
         return []
 
 
-Traces = tuple[list[Any], list[Any]]
+def _snapshot(learner: Learner) -> bytes | None:
+    """Return all that a task could change, None where it holds what has no value.
+
+    That is what modules hold, tensors by identity and value, and the states of the
+    global generators of torch, numpy and Python.
+    """
+    numpys = np.random.get_state()  # noqa: NPY002
+    written = io.BytesIO()
+    snapshot = _Snapshot(written, learner)
+    try:
+        snapshot.dump([vars(module) for module in learner.modules()])
+        snapshot.dump((_digest(torch.get_rng_state()), numpys, random.getstate()))
+    except Exception:  # whatever it is, one thread works
+        return None
+    return written.getvalue()
 
 
-def _traces(learner: nn.Module) -> Traces:
-    """Return what a task could have changed: attributes, buffers, random states."""
-    objects: list[Any] = []
-    states: list[Any] = [torch.get_rng_state()]
-    for module in learner.modules():
-        for name, value in vars(module).items():
-            objects.append((name, value))
-            if isinstance(value, torch.Generator):
-                states.append(value.get_state())
-    for name, buffer in learner.named_buffers():
-        objects.append((name, buffer))
-        states.append(torch.tensor(buffer._version))
-    return objects, states
+class _Snapshot(pickle.Pickler):
+    """Writes what objects are at this moment, to be compared and never read."""
+
+    def __init__(self, file: io.BytesIO, learner: Learner) -> None:
+        super().__init__(file)
+        self.apart = {id(module) for module in learner.modules()}
+        self.apart.add(id(learner.budget))  # one for all threads
+
+    def persistent_id(self, value: Any) -> Any:
+        """Return what stands for a value; None for pickle's own way."""
+        if id(value) in self.apart and value is not None:
+            return id(value)
+        if isinstance(value, Tensor):
+            return id(value), str(value.dtype), tuple(value.shape), _digest(value)
+        if isinstance(value, torch.Generator):
+            return _digest(value.get_state())
+        if isinstance(value, FunctionType) and value.__closure__ is None:
+            return id(value)  # it has no state, and may have no name
+        return None
 
 
-def _differ(before: Traces, after: Traces) -> bool:
-    if len(before[0]) != len(after[0]) or len(before[1]) != len(after[1]):
-        return True
-    pairs = zip(before[0], after[0], strict=True)
-    if any(name != other or a is not b for (name, a), (other, b) in pairs):
-        return True
-    states = zip(before[1], after[1], strict=True)
-    return not all(torch.equal(a, b) for a, b in states)
+def _digest(tensor: Tensor) -> bytes:
+    values = tensor.detach().cpu().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(values.data).digest()

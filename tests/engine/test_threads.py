@@ -2,9 +2,13 @@
 
 import copy
 import os
+import random
 import signal
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -53,7 +57,7 @@ def maml(backbone=None, n_features=8, **options):
 def gradients(learner, update, batch):
     learner.zero_grad()
     loss = update(batch)
-    return [loss, *(p.grad.clone() for p in learner.parameters())]
+    return [loss, *(p.grad.clone() for p in learner.parameters() if p.grad is not None)]
 
 
 def threaded(learner):
@@ -135,8 +139,105 @@ class Drawing(nn.Module):
         return self.conv(x).flatten(1)
 
 
+class Moving(nn.Module):
+    """Counts its calls in what `make` returns, and computes with the number."""
+
+    def __init__(self, make, count):
+        super().__init__()
+        self.conv, self.state, self.count = nn.Conv2d(1, 8, 8), make(), count
+
+    def forward(self, x):
+        return self.conv(x).flatten(1) * (1 + 1 / (1 + self.count(self.state)))
+
+
+def count_in_tensor(state):
+    with torch.no_grad():
+        return state.add_(1).item()
+
+
+def count_in_data(state):
+    state.data += 1  # does not raise the version
+    return state.item()
+
+
+def count_in_dict(state):
+    state["n"] += 1
+    return state["n"]
+
+
+def closure():
+    numbers = iter(range(10_000))
+    return lambda: next(numbers)
+
+
+MOVING = {
+    "tensor": (lambda: torch.zeros(()), count_in_tensor),
+    "data": (lambda: torch.zeros(()), count_in_data),
+    "frozen": (
+        lambda: nn.Parameter(torch.zeros(()), requires_grad=False),
+        count_in_tensor,
+    ),
+    "dict": (lambda: {"n": 0}, count_in_dict),
+    "nested": (lambda: {"n": 0, "other": [nn.Linear(2, 2)]}, count_in_dict),
+    "numpy": (lambda: np.random.RandomState(0), lambda state: state.normal()),
+    "numpy's": (lambda: None, lambda state: np.random.normal()),  # noqa: NPY002
+    "Python's": (lambda: None, lambda state: random.random()),
+    "closure": (closure, lambda state: state()),
+}
+
+
 def dropping():
     return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(1, 8, 8), nn.Flatten())
+
+
+@pytest.fixture
+def _generators_put_back():
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+
+
+@pytest.mark.usefixtures("_generators_put_back")
+@pytest.mark.parametrize("kind", MOVING)
+def test_state_of_any_kind_is_a_trace(kind):
+    batches = [images(seed=seed) for seed in range(3)]
+
+    def run(make):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            learner = maml(Moving(*MOVING[kind]))
+        random.seed(0), np.random.seed(0)  # noqa: NPY002
+        update = make(learner)
+        with one_thread() if make is EagerUpdate else nullcontext():
+            return update, [gradients(learner, update, batch) for batch in batches][-1]
+
+    update, found = run(make_update)
+    assert update.leaves_trace
+    _, expected = run(EagerUpdate)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_state_that_stays_is_no_trace():
+    learner, batch = maml(nn.Sequential(nn.Conv2d(1, 8, 8), nn.Flatten())), images()
+    learner.backbone.note = {"numbers": np.arange(3), "tensor": torch.ones(2)}
+    learner.backbone.register_forward_hook(lambda layer, args, output: output * 2)
+    update = make_update(learner)
+    update(batch)
+    assert update.leaves_trace is False
+
+
+def test_loss_keeps_its_precision():
+    learner, batch = maml().double(), images()
+    support, query = (
+        replace(rows, x=rows.x.double()) for rows in (batch.support, batch.query)
+    )
+    batch = Episodes(support, query)
+    loss = threaded(learner)(batch)
+    assert loss.dtype == torch.float64
+    with one_thread():
+        assert torch.equal(loss, EagerUpdate(learner)(batch))
 
 
 @pytest.mark.parametrize("backbone", [Counting, Drawing, dropping])
