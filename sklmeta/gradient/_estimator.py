@@ -9,6 +9,7 @@ from sklmeta._parameters import check_choice, filled_in, with_common_parameters
 from sklmeta.engine.learner import Learner
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.gradient.heads import DEFAULT_HEAD, HEADS
+from sklmeta.gradient.network import GradientLearner
 
 __all__ = ["GradientMetaLearner", "GradientParameters", "with_gradient_parameters"]
 
@@ -98,7 +99,8 @@ class GradientMetaLearner(EpisodicMetaLearner):
 
     def _configured_learner(self) -> Learner:
         view = super()._configured_learner()
-        view.checkpoint_steps = self.checkpoint_steps
+        if isinstance(view, GradientLearner):
+            view.checkpoint_steps = self.checkpoint_steps
         return view
 
     def _check_parameters(self) -> None:
