@@ -215,7 +215,7 @@ class GradientLearner(Learner):
         """
         if not (self.checkpoint_steps and torch.is_grad_enabled()):
             return step(weights)
-        return checkpointed(step, weights, list(self.parameters()))
+        return checkpointed(step, weights, list(self.parameters()), self)
 
     def state(self, weights: TaskWeights, support: Rows, ways: Tensor) -> State:
         """Return what `predict` needs of adapted weights.

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from sklmeta import MAMLRegressor
 from sklmeta.backbones import MLP, ConvNet
@@ -45,11 +46,35 @@ def dropout():
     return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Dropout(0.4), nn.Linear(6, 4))
 
 
+def spectral():
+    layer = parametrizations.spectral_norm(nn.Linear(3, 4))
+    return nn.Sequential(layer, nn.Tanh())
+
+
+class Counting(nn.Module):
+    """Scales by a number of calls, kept in a buffer that is written or replaced."""
+
+    def __init__(self, replaces):
+        super().__init__()
+        self.linear, self.replaces = nn.Linear(3, 4), replaces
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        if self.replaces:
+            self.n = self.n + 1
+        else:
+            self.n.add_(1)
+        return torch.tanh(self.linear(x)) * (1 + 1 / self.n.clone())
+
+
 BACKBONES = {
     "dense": (lambda: MLP(3, (8, 4), generator=rng(0)), (3,), 4),
     "vmap": (layer_norm, (3,), 4),
     "batch norm": (normalised, (3,), 4),
     "dropout": (dropout, (3,), 4),
+    "spectral norm": (spectral, (3,), 4),
+    "counting": (lambda: Counting(False), (3,), 4),
+    "replacing": (lambda: Counting(True), (3,), 4),
     "loop": (lambda: ConvNet((1, 8, 8), 4, 2, generator=rng(0)), (1, 8, 8), 16),
 }
 
@@ -82,10 +107,13 @@ def assert_same(one, other):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_same_gradients(name):
     learner, episodes = make_learner(MAML, name)
+    learner.tasks_apart = name in ("spectral norm", "counting", "replacing")
+    other = copy.deepcopy(learner)
+    other.checkpoint_steps = True
     expected = meta_gradient(learner, episodes)
-    learner.checkpoint_steps = True
-    assert_same(meta_gradient(learner, episodes), expected)
+    assert_same(meta_gradient(other, episodes), expected)
     assert any(g.abs().sum() > 0 for g in expected[1:])
+    assert_same(other.buffers(), learner.buffers())
 
 
 @pytest.mark.parametrize(
