@@ -63,6 +63,7 @@ def test_optional_counts_type(name):
         ({"n_shot": 1, "n_way": 5}, "n_way=5 draws classes.*labels=.local."),
         ({"n_shot": 1, "support_order": "last"}, "support_order must be .*'last'"),
         ({"n_shot": 1, "small_tasks": "ignore"}, "small_tasks must be .*'ignore'"),
+        ({"n_shot": 1, "small_tasks": np.array(["drop"] * 2)}, "small_tasks must be"),
     ],
 )
 def test_refusals(arguments, match):
