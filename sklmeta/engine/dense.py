@@ -28,8 +28,8 @@ def is_dense(module: nn.Module) -> bool:
     Parameters
     ----------
     module : torch.nn.Module
-        Anything but the exact types listed here, hooks and weights used twice
-        included, is not.
+        Anything but the exact types listed here is not; nor are hooks, weights used
+        twice, and layers that write in place, which gradients may not allow.
 
     Returns
     -------
@@ -44,7 +44,8 @@ def is_dense(module: nn.Module) -> bool:
 
 def _is_plain(layer: nn.Module) -> bool:
     hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return not (hooked or layer._backward_hooks or "forward" in vars(layer))
+    changed = hooked or layer._backward_hooks or "forward" in vars(layer)
+    return not (changed or getattr(layer, "inplace", False))
 
 
 def dense_forward(

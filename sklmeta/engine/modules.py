@@ -143,7 +143,10 @@ class _Trial:
         self.probe.tasks_apart = True
         self.probe.train()
         draws = self._draws(self._meta_gradient, "meta-training")
+        self._refuse_kept()
         moved = _moved(self.probe, self.learner)
+        if getattr(self.probe, "checkpoint_steps", False):
+            self._try_checkpoints()
         self._try_predicting()
         self.learner.draws_randomly = draws
         self.learner.plain_attention = self.probe.plain_attention
@@ -167,6 +170,66 @@ class _Trial:
                 f"The backbone changes its buffers {moved} in evaluation mode, too: a "
                 "prediction would depend on those made before. Change them only in "
                 "training mode (if self.training)."
+            )
+        self._refuse_mixing()
+
+    def _refuse_mixing(self) -> None:
+        """Refuse predictions that depend on the query rows around them."""
+        if self.probe.transductive and self.probe.needs_equal_rows:
+            return
+        x = torch.cat([self.episodes.query.x, self.episodes.support.x], 1)
+        whole, again, without = (
+            self._predict(rows)[:, : x.shape[1] - 1] for rows in (x, x, x[:, :-1])
+        )
+        if not self._alike(whole, again):
+            raise ValueError(
+                "The backbone predicts something else for the same rows when it is "
+                "asked again, in evaluation mode, too. It must not count its calls or "
+                "draw random numbers there (if self.training)."
+            )
+        if not self._alike(whole, without):
+            raise ValueError(
+                "The backbone's features of a row depend on the other rows that it is "
+                "given (as with x - x.mean(0)), and a prediction must not depend on "
+                "the other query rows. Take statistics over the features of each row "
+                "(torch.nn.LayerNorm), or over rows by torch.nn.BatchNorm1d or "
+                "BatchNorm2d: queries are then normalised by the support's."
+            )
+
+    def _alike(self, a: Tensor, b: Tensor) -> bool:
+        """Whether outputs are the same but for rounding."""
+        tolerance = 1e-6 if self.dtype == torch.float64 else 2e-3
+        size = a.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+        return torch.allclose(a, b, rtol=0.0, atol=tolerance * size, equal_nan=True)
+
+    def _refuse_kept(self) -> None:
+        """Refuse modules that cannot be copied after a pass, since copies are used."""
+        if _can_be_copied(self.probe):
+            return
+        for name, layer in self._module.named_modules():
+            held = {**vars(layer), **layer._buffers, "_buffers": None, "_modules": None}
+            kept = [n for n, value in held.items() if not _can_be_copied(value)]
+            if kept:
+                raise ValueError(
+                    f"The backbone's {shown_layer(self._module, name)} keeps what "
+                    f"cannot be copied in its attribute {kept[0]!r}. A tensor kept "
+                    f"there must have no graph: self.{kept[0]} = value.detach()."
+                )
+
+    def _try_checkpoints(self) -> None:
+        """Refuse `checkpoint_steps` where taking a step twice has other gradients."""
+        found = []
+        for steps in (True, False):
+            probe: Any = copy.deepcopy(self.probe)
+            probe.checkpoint_steps = steps
+            with torch.random.fork_rng(devices=cuda_devices()):
+                found.append(_meta_gradient(probe, self.episodes))
+        if not self._same(*found):
+            raise ValueError(
+                "checkpoint_steps=True computes inner steps twice, and the backbone "
+                "does something else the second time: it changes state that is no "
+                "buffer. Keep it in buffers (register_buffer), or use "
+                "checkpoint_steps=False."
             )
 
     def _try_mixed_precision(self) -> None:
@@ -193,6 +256,10 @@ class _Trial:
                 return self._falls_back(error) and self._vectorises()
         if any(_SLOW_VMAP in str(warning.message) for warning in caught):
             return False
+        return self._same(found, expected) and _can_be_copied(self.probe)
+
+    def _same(self, found: list[Tensor], expected: list[Tensor]) -> bool:
+        """Whether losses and gradients are the same but for rounding."""
         tolerance = 1e-6 if self.dtype == torch.float64 else 2e-3
         return len(found) == len(expected) and all(
             bool((a - b).norm() <= tolerance * (1e-6 + b.norm()))
@@ -202,20 +269,13 @@ class _Trial:
     # Passes ----------------------------------------------------------------------
 
     def _meta_gradient(self) -> list[Tensor]:
-        """Return the meta-loss and its gradients."""
-        self.probe.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            loss = self.probe.meta_loss(self.episodes).sum()
-            if loss.requires_grad:
-                # torch.autograd.grad would pass by what is not differentiable twice.
-                loss.backward()
-        gradients = [p.grad for p in self.probe.parameters()]
-        return [loss.detach(), *(g.clone() for g in gradients if g is not None)]
+        return _meta_gradient(self.probe, self.episodes)
 
-    def _predict(self) -> Tensor:
+    def _predict(self, x: Tensor | None = None) -> Tensor:
+        x = self.episodes.query.x if x is None else x
         with torch.no_grad():
             state = self.probe.adapt(self.episodes.support)
-            return self.probe.predict(state, self.episodes.query.x)
+            return self.probe.predict(state, x)
 
     def _checked(self, run: Callable[[], Any], what: str) -> None:
         """Run something; refuse what fails, or writes into rows."""
@@ -293,6 +353,27 @@ class _Trial:
     def _module(self) -> nn.Module:
         module: nn.Module = self.probe.get_submodule("backbone")
         return module
+
+
+def _meta_gradient(learner: Learner, episodes: Episodes) -> list[Tensor]:
+    """Return the meta-loss and its gradients."""
+    learner.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        loss = learner.meta_loss(episodes).sum()
+        if loss.requires_grad:
+            # torch.autograd.grad would pass by what is not differentiable twice.
+            loss.backward()
+    gradients = [p.grad for p in learner.parameters()]
+    return [loss.detach(), *(g.clone() for g in gradients if g is not None)]
+
+
+def _can_be_copied(value: Any) -> bool:
+    """Whether there is nothing in it of a pass that is over, such as its graph."""
+    try:
+        copy.deepcopy(value)
+    except Exception:  # torch raises errors of many kinds
+        return False
+    return True
 
 
 def _moved(module: nn.Module, before: nn.Module) -> list[str]:

@@ -93,7 +93,7 @@ class Functional(nn.Module):
 
 
 class FunctionalBatchNorm(nn.Module):
-    """Batch normalisation that is no layer: vmap has wrong second derivatives."""
+    """Batch normalisation that is no layer: no statistics of the support are kept."""
 
     def __init__(self):
         super().__init__()
@@ -105,6 +105,44 @@ class FunctionalBatchNorm(nn.Module):
         h = self.linear(x)
         h = F.batch_norm(h, None, None, self.weight, self.bias, training=True)
         return torch.tanh(h)
+
+
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = linear()
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x - x.mean(0)))
+
+
+class Keeping(nn.Module):
+    """Keeps its last features, as those do that look at them later."""
+
+    def __init__(self, graph=False, buffer=False):
+        super().__init__()
+        self.inner = nn.Sequential(linear(), nn.Tanh())
+        self.graph = graph
+        if buffer:
+            self.register_buffer("last", None, persistent=False)
+
+    def forward(self, x):
+        h = self.inner(x)
+        self.last = h if self.graph else h.detach()
+        return h
+
+
+class CountingCalls(nn.Module):
+    """Counts its calls in no buffer, and computes with the number."""
+
+    def __init__(self, always=False):
+        super().__init__()
+        self.linear, self.always, self.state = linear(), always, {"n": 0}
+
+    def forward(self, x):
+        if self.training or self.always:
+            self.state["n"] += 1
+        return self.linear(x) * (1 + 1 / (1 + self.state["n"]))
 
 
 class Tied(nn.Module):
@@ -251,7 +289,6 @@ WORKING = {
     "rms norm": lambda: nn.Sequential(linear(), nn.RMSNorm(4), nn.Tanh()),
     "group norm": lambda: nn.Sequential(linear(), nn.GroupNorm(2, 4), nn.Tanh()),
     "batch norm": lambda: nn.Sequential(linear(), nn.BatchNorm1d(4), nn.Tanh()),
-    "functional batch norm": FunctionalBatchNorm,
     "instance norm": lambda: channels(
         nn.InstanceNorm1d(4, affine=True), nn.Tanh(), nn.Flatten()
     ),
@@ -282,6 +319,7 @@ WORKING = {
     "ReLU in place": lambda: nn.Sequential(linear(), nn.ReLU(inplace=True)),
     "randomised ReLU": lambda: nn.Sequential(linear(), nn.RReLU()),
     "branching": Branching,
+    "keeping": Keeping,
     "drawing": Drawing,
     "averaging": Averaging,
     "convolution": lambda: channels(nn.Tanh(), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
@@ -321,6 +359,28 @@ REFUSED = {
         lambda: Averaging(True),
         r"buffers \['backbone.mean'\] in evaluation mode.*if self\.training",
     ),
+    "other rows": (Centred, r"depend on the other rows.*LayerNorm.*BatchNorm1d"),
+    "functional batch norm": (FunctionalBatchNorm, "depend on the other rows"),
+    "keeps a graph": (
+        lambda: nn.Sequential(Keeping(True), nn.Linear(4, 4)),
+        r"layer '0' \(Keeping\) keeps.*'last'.*self\.last = value\.detach",
+    ),
+    "keeps a graph, a buffer": (
+        lambda: Keeping(True, buffer=True),
+        r"forward \(Keeping\) keeps.*'last'",
+    ),
+    "counts calls always": (
+        lambda: CountingCalls(True),
+        r"something else for the same rows.*if self\.training",
+    ),
+    "writes into rows, a dense chain": (
+        lambda: nn.Sequential(nn.LeakyReLU(0.1, inplace=True), linear()),
+        r"layer '0' \(LeakyReLU\) writes in place.*inplace=True",
+    ),
+    "writes into what is used again": (
+        lambda: nn.Sequential(linear(), nn.Sigmoid(), nn.ReLU(inplace=True)),
+        r"layer '2' \(ReLU\) writes in place.*inplace=True",
+    ),
     "single precision": (SinglePrecision, r"layer 'linear' \(Linear\).*the precision"),
     "tuple": (lambda: nn.LSTM(3, 2), "must return a tensor"),
     "shape": (lambda: nn.Unflatten(1, (1, 3)), r"Flatten\(\) at its end"),
@@ -328,7 +388,7 @@ REFUSED = {
 
 # Vectorised where torch can; the others task by task.
 APART = {
-    *("randomised ReLU", "branching", "averaging", "spectral norm"),
+    *("randomised ReLU", "branching", "averaging", "spectral norm", "keeping"),
 }
 RANDOM = ("dropout", "transformer with dropout", "drawing", "randomised ReLU")
 
@@ -473,6 +533,37 @@ def test_refusals_name_the_layer_and_the_remedy(kind):
 def test_first_order_takes_what_is_differentiable_once(kind):
     meta = MAMLRegressor(seeded(REFUSED[kind][0]), first_order=True, **OPTIONS)
     assert np.isfinite(fitted_predictions(meta, make_tasks())).all()
+
+
+@pytest.mark.parametrize("kind", ["distances", "embedding bag"])
+def test_second_order_later_is_refused_before_training(kind):
+    meta = MAMLRegressor(seeded(REFUSED[kind][0]), second_order_from=2, **OPTIONS)
+    with pytest.raises(ValueError, match=TWICE):
+        meta.fit(make_tasks())
+
+
+def test_first_order_may_not_write_into_rows_either():
+    chain = seeded(REFUSED["writes into rows, a dense chain"][0])
+    meta = MAMLRegressor(chain, first_order=True, inner_steps=3, **OPTIONS)
+    with pytest.raises(ValueError, match=r"'0' \(LeakyReLU\) writes in place"):
+        meta.fit(make_tasks())
+
+
+def test_other_rows_matter_to_batch_normalisation_where_that_is_wanted():
+    module = seeded(WORKING["batch norm"])
+    meta = MAMLRegressor(module, transductive=True, **OPTIONS).fit(make_tasks())
+    task = make_tasks()[0]
+    model = meta.adapt(task.X, task.y)
+    assert not np.allclose(model.predict(task.X)[:3], model.predict(task.X[:3]))
+
+
+def test_steps_that_differ_when_taken_again_are_refused():
+    options = {"inner_steps": 2, "checkpoint_steps": True, **OPTIONS}
+    with pytest.raises(ValueError, match=r"checkpoint_steps=True.*register_buffer"):
+        MAMLRegressor(seeded(CountingCalls), **options).fit(make_tasks())
+    for kind in ("averaging", "spectral norm", "dropout"):
+        meta = MAMLRegressor(seeded(WORKING[kind]), **options)
+        assert np.isfinite(fitted_predictions(meta, make_tasks())).all()
 
 
 def test_labels_beyond_an_embedding_are_explained():
