@@ -39,11 +39,14 @@ def _padded(rows: Rows) -> Rows:
     n_more = (1 << (n_rows - 1).bit_length()) - n_rows
     if not n_more:
         return rows
-    x, y, mask = (_extended(tensor, n_more) for tensor in (rows.x, rows.y, rows.mask))
-    return Rows(x, y, mask, rows.n_way)
+    x, y = (_extended(tensor, n_more) for tensor in (rows.x, rows.y))
+    return Rows(x, y, F.pad(rows.mask, [0, n_more]), rows.n_way)
 
 
 def _extended(tensor: Tensor, n_more: int) -> Tensor:
-    """Return a tensor (T, S, ...) with more rows, of zeros."""
-    before_rows = [0] * (2 * (tensor.dim() - 2))
-    return F.pad(tensor, [*before_rows, 0, n_more])
+    """Return a tensor (T, S, ...) with its last row `n_more` times more.
+
+    Zeros are no rows that a backbone must be able to take: x / norm(x), log(x).
+    """
+    last = tensor[:, -1:]
+    return torch.cat([tensor, last.expand(-1, n_more, *last.shape[2:])], 1)

@@ -9,22 +9,22 @@ gradients. Otherwise the update goes on as autograd makes it.
 from __future__ import annotations
 
 import time
-import types
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.eager import EagerUpdate
 from sklmeta.engine.learner import Learner, Progress
 from sklmeta.engine.mapping import mapping_method
 from sklmeta.engine.programs import Program
+from sklmeta.engine.python_state import PythonState
 from sklmeta.engine.tracing import Recording, Value, record
 
-__all__ = ["PythonState", "RecordedUpdate", "can_be_compiled", "can_be_recorded"]
+__all__ = ["RecordedUpdate", "can_be_compiled", "can_be_recorded"]
 
 # Updates of a shape before it is recorded: recording costs a few dozen of them.
 PATIENCE = 32
@@ -35,16 +35,6 @@ MOST_SHAPES = 64  # that are counted
 MOST_PROGRAMS = 16
 TOLERANCE = 1e-3  # of the largest entry: other orders of summation, kinks included
 
-_SIMPLE = {
-    *(bool, int, float, complex, str, bytes, type(None), type, torch.dtype),
-    *(torch.device, torch.memory_format, types.FunctionType, types.BuiltinFunctionType),
-}
-# What every module has, or what a recording cannot depend on.
-_NOT_LOOKED_AT = {
-    *(name for name in vars(nn.Module()) if name != "training"),
-    *("budget", "progress", "weights_id"),
-}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 # Layers that do the same operations on whatever they get. Others may, and are left
 # alone unless a compiled program is asked for.
 _PURE = (
@@ -68,58 +58,6 @@ class _WatchedProgress(Progress):
         return super().__getattribute__(name)
 
 
-class PythonState:
-    """What the modules of a learner hold besides tensors, to see whether it changes.
-
-    Parameters
-    ----------
-    learner : Learner
-    """
-
-    def __init__(self, learner: Learner) -> None:
-        modules = list(learner.modules())
-        self._values = [
-            (vars(module), name)
-            for module in modules
-            for name in vars(module)
-            if name not in _NOT_LOOKED_AT
-        ]
-        self._hooks = [vars(module)[name] for module in modules for name in _HOOKS]
-        self._sizes = [vars(module) for module in modules]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a change of anything it holds would be seen."""
-        values = [attributes.get(name) for attributes, name in self._values]
-        return all(
-            type(leaf) in _SIMPLE or isinstance(leaf, Tensor | Progress)
-            for leaf in pytree.tree_leaves(values)
-        )
-
-    def key(self) -> Hashable:
-        """Return a value that is another one whenever the state is."""
-        values = [attributes.get(name) for attributes, name in self._values]
-        return (
-            *[v if type(v) in _SIMPLE else _frozen(v) for v in values],
-            *map(len, self._hooks),
-            *map(len, self._sizes),
-        )
-
-
-def _frozen(value: Any) -> Hashable:
-    if type(value) in _SIMPLE:
-        return value
-    if isinstance(value, list | tuple):
-        return (type(value), *map(_frozen, value))
-    if isinstance(value, dict):
-        return (dict, *((_frozen(k), _frozen(v)) for k, v in value.items()))
-    if isinstance(value, set | frozenset):
-        return frozenset(map(_frozen, value))
-    if isinstance(value, Progress):
-        return None  # watched, see `_recorded`
-    return type(value), id(value)
-
-
 def can_be_recorded(learner: Learner) -> bool:
     """Whether updates of a learner are recorded without being asked for.
 
@@ -127,11 +65,13 @@ def can_be_recorded(learner: Learner) -> bool:
     known and have no hooks, and learners that hold tensors and plain values alone.
     """
     weights = list(learner.parameters())
+    state = PythonState(learner)
     return (
         all(weight.device.type == "cpu" for weight in weights)
         and mapping_method(learner, torch.device("cpu")) == "vmap"
         and not getattr(learner, "checkpoint_steps", False)
-        and PythonState(learner).is_plain
+        and state.obstacle() is None
+        and state.unseen() is None
         and all(_is_pure(module) for module in learner.modules())
     )
 
@@ -148,9 +88,21 @@ def can_be_compiled(learner: Learner) -> bool:
 
 def _is_pure(module: nn.Module) -> bool:
     ours = type(module).__module__.startswith("sklmeta.")
-    known = ours or type(module) in _PURE or isinstance(module, Learner)
-    hooked = any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module)
-    return known and not hooked
+    return ours or type(module) in _PURE or isinstance(module, Learner)
+
+
+# What a class may compute otherwise, so that a `stage` that it inherits may be wrong.
+_STAGED = ("adapt", "loss", "meta_loss", "predict", "progress")
+
+
+def _says_its_stage(kind: type[Learner]) -> bool:
+    """Whether `stage` is of the class that says what a meta-update does."""
+    for one in kind.__mro__:
+        if "stage" in vars(one):
+            return one is not Learner
+        if any(name in vars(one) for name in _STAGED):
+            return False
+    return False
 
 
 @dataclass
@@ -183,7 +135,7 @@ class RecordedUpdate:
     prepare : callable, default=None
         Changes parts that are to be recorded, such as by padding.
     on_refusal : callable, default=None
-        Gets the reason where a shape cannot be recorded.
+        Gets the reason where updates cannot be recorded, every time.
     """
 
     def __init__(
@@ -205,7 +157,8 @@ class RecordedUpdate:
         self._patience = patience
         self._most_values = most_values
         self._prepare = prepare
-        self._on_refusal = on_refusal
+        self._on_refusal = on_refusal or (lambda reason: None)
+        self._by_autograd = EagerUpdate(learner)
         self._all_parameters = list(learner.parameters())
         self._parameters: list[Tensor] = []
         self._state = PythonState(learner)
@@ -213,6 +166,10 @@ class RecordedUpdate:
 
     def __call__(self, batch: Episodes) -> Tensor:
         """Add the gradients of a batch, and return its mean loss."""
+        obstacle = self._state.obstacle()
+        if obstacle is not None:
+            self._on_refusal(obstacle)
+            return self._by_autograd(batch)
         # Those that are trained now: callbacks freeze and thaw.
         self._parameters = [p for p in self._all_parameters if p.requires_grad]
         total: Tensor | None = None
@@ -250,9 +207,13 @@ class RecordedUpdate:
         return len(part) * n_weights + n_values > self._most_values
 
     def _course(self, part: Episodes, n_tasks: int) -> _Course | None:
-        """Return how far the recording of this shape is; None: too many shapes."""
+        """Return how far the recording of this shape is; None if it has none."""
+        state = self._state.key()
+        if state is None:
+            self._on_refusal(self._state.unseen() or "its attributes change")
+            return None
         trained = tuple(p.requires_grad for p in self._all_parameters)
-        key = (n_tasks, _shapes(part), trained, self.learner.stage, self._state.key())
+        key = (n_tasks, _shapes(part), trained, self.learner.stage, state)
         course = self._courses.get(key)
         if course is None and len(self._courses) < MOST_SHAPES:
             course = self._courses[key] = _Course()
@@ -275,8 +236,7 @@ class RecordedUpdate:
                 problem = self._make_program(course, recording, part, outputs)
         if problem is not None:
             course.given_up, course.first = True, None
-            if self._on_refusal is not None:
-                self._on_refusal(problem)
+            self._on_refusal(problem)
         return outputs
 
     def _recorded(
@@ -285,9 +245,10 @@ class RecordedUpdate:
         inputs: list[Tensor],
         part: Episodes,
     ) -> tuple[list[Tensor | None], Recording]:
-        progress = self.learner.progress
+        progress, is_own = self.learner.progress, "progress" in vars(self.learner)
         watched = _WatchedProgress(progress.n_done, progress.n_planned)
         self.learner.progress = watched
+        watched.was_read = False  # by a setter, which is called before every update
         n_ways = [n for n in (part.support.n_way, part.query.n_way) if n is not None]
         # Given as inputs where they differ from task to task.
         known = [] if any(n is inputs[-1] for n in n_ways) else n_ways
@@ -295,8 +256,10 @@ class RecordedUpdate:
             outputs, recording = record(compute, inputs, static=known, bounded=n_ways)
         finally:
             self.learner.progress = progress
-        if watched.was_read and type(self.learner).stage is Learner.stage:
-            recording.problem = "it reads `progress`, and its learner has no `stage`"
+            if not is_own:
+                vars(self.learner).pop("progress", None)
+        if watched.was_read and not _says_its_stage(type(self.learner)):
+            recording.problem = "it reads `progress`, and its class has no `stage`"
         return outputs, recording
 
     def _make_program(
@@ -316,8 +279,10 @@ class RecordedUpdate:
         }
         problem: str | None = "its replay does not give the same loss and gradients"
         for program in self._programs(recording, filled):
-            if _agree(program(inputs), outputs):
-                course.program, problem = program, None
+            found = program(inputs)
+            if _agree(found, outputs):
+                others = (*inputs, *recording.constants.values())
+                course.program, problem = _set_apart(program, found, others), None
                 self.n_programs += 1
                 break
         self.seconds += time.perf_counter() - start
@@ -405,6 +370,31 @@ def _is_full(mask: Tensor) -> bool:
 
 def _are_equal(n_way: Tensor) -> bool:
     return bool((n_way == n_way[0]).all())
+
+
+def _set_apart(
+    program: Program, found: Sequence[Tensor | None], others: Iterable[Tensor]
+) -> Program:
+    """Return a program whose outputs, unlike those found, share no memory.
+
+    Optimizers and clipping write into gradients.
+    """
+    taken = set(map(_memory, others))
+    shared = []
+    for place, output in enumerate(found):
+        if output is not None:
+            if _memory(output) in taken:
+                shared.append(place)
+            taken.add(_memory(output))
+
+    def set_apart(inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        outputs = program(inputs)
+        for place in shared:
+            output = outputs[place]
+            outputs[place] = None if output is None else output.clone()
+        return outputs
+
+    return set_apart if shared else program
 
 
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:

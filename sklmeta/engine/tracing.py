@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
@@ -72,6 +73,14 @@ def spec_of(tensor: Tensor) -> Spec:
     """Return the spec of a tensor."""
     return Spec(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
+
+# Reads of numbers that no operation is called for.
+_READS = {
+    Tensor.tolist: "tolist",
+    Tensor.numpy: "numpy",
+    Tensor.__array__: "__array__",
+    Tensor.__dlpack__: "__dlpack__",
+}
 
 # Arguments are tuples, lists and dicts of plain things: torch's own trees, which take
 # more, take ten times as long.
@@ -202,7 +211,7 @@ def record(
         With a `problem` where it cannot be replayed.
     """
     recorder = _Recorder(inputs, static, bounded)
-    with recorder:
+    with recorder, _Reads(recorder):
         outputs = list(function())
     recording = recorder.recording
     recording.outputs = [
@@ -248,6 +257,11 @@ class _Recorder(TorchDispatchMode):
             self.recording.problem = f"{func} draws random numbers"
         return results
 
+    def note_read(self, tensor: Tensor, how: str) -> None:
+        """Take note of numbers that are read out of a tensor by a method."""
+        if self.value(tensor) not in self._static:
+            self.recording.problem = f"`{how}` reads numbers out of a tensor"
+
     def value(self, tensor: Tensor) -> Value:
         """Return the value of a tensor; one not seen before is a constant."""
         known = self._values.get(id(tensor))
@@ -278,6 +292,21 @@ class _Recorder(TorchDispatchMode):
         for tag, what in _BY_VALUE.items():
             if tag in function.tags:
                 self.recording.problem = f"{function} {what}"
+
+
+class _Reads(TorchFunctionMode):
+    """Sees the reads that go past operations."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in _READS:
+            self._recorder.note_read(args[0], _READS[func])
+        return func(*args, **(kwargs or {}))
 
 
 def _holds_mask(indices: Sequence[Tensor | None]) -> bool:

@@ -7,18 +7,18 @@ gradients in ``.grad``. `make_update` chooses the way; no algorithm knows of it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.buckets import Buckets
 from sklmeta.engine.compiled import compilations
+from sklmeta.engine.eager import EagerUpdate, device_of, parts_known, parts_of
 from sklmeta.engine.learner import Learner
-from sklmeta.engine.mapping import shares_out_tasks, tasks_per_pass
+from sklmeta.engine.mapping import shares_out_tasks
 from sklmeta.engine.programs import replays
 from sklmeta.engine.recorded import RecordedUpdate, can_be_compiled, can_be_recorded
 from sklmeta.engine.threads import ThreadedUpdate
@@ -61,9 +61,9 @@ def make_update(learner: Learner, options: UpdateOptions | None = None) -> Updat
         return _compiled_update(learner)
     if can_be_recorded(learner):
         return RecordedUpdate(
-            learner, _parts_known(learner), replays, prepare=_buckets(learner)
+            learner, parts_known(learner), replays, prepare=_buckets(learner)
         )
-    if shares_out_tasks(learner, _device_of(learner)):
+    if shares_out_tasks(learner, device_of(learner)):
         return ThreadedUpdate(learner, parts_of, EagerUpdate(learner))
     return EagerUpdate(learner)
 
@@ -73,20 +73,21 @@ def _compiled_update(learner: Learner) -> Update:
     told: list[str] = []
 
     def warn(reason: str) -> None:
-        if not told:
-            warnings.warn(
-                f"compile=True has no effect: {reason}. Meta-training goes on without "
-                "it. On a CPU it needs a C++ compiler, such as g++, that runs; and a "
-                "backbone and a learner that do the same operations in every update. "
-                "compile=False is silent.",
-                CompilationWarning,
-                stacklevel=2,
-            )
+        if told:
+            return
         told.append(reason)
+        warnings.warn(
+            f"compile=True has no effect: {reason}. Meta-training goes on without "
+            "it. On a CPU it needs a C++ compiler, such as g++, that runs; and a "
+            "backbone and a learner that do the same operations in every update. "
+            "compile=False is silent.",
+            CompilationWarning,
+            stacklevel=2,
+        )
 
     return RecordedUpdate(
         learner,
-        _parts_known(learner),
+        parts_known(learner),
         partial(compilations, warn=warn),
         patience=0,
         most_values=None,
@@ -98,47 +99,3 @@ def _compiled_update(learner: Learner) -> Update:
 def _buckets(learner: Learner) -> Buckets | None:
     """Return what pads ragged tasks, where padding is left out of every statistic."""
     return None if learner.needs_equal_rows else Buckets()
-
-
-def _device_of(learner: Learner) -> torch.device:
-    weight = next(learner.parameters(), None)
-    return torch.device("cpu") if weight is None else weight.device
-
-
-def parts_of(learner: Learner, batch: Episodes) -> Iterator[Episodes]:
-    """Yield a batch in the parts that go through the learner one after another."""
-    size = tasks_per_pass(learner, batch.support.x.device)
-    return _cut(learner, batch, size, learner.needs_equal_rows)
-
-
-def _cut(
-    learner: Learner, batch: Episodes, size: int | None, equal_rows: bool
-) -> Iterator[Episodes]:
-    if learner.budget is not None and size != 1:
-        fits = learner.budget.n_tasks(learner, batch)
-        size = fits if size is None or fits is None else min(size, fits)
-    return batch.parts(size, equal_rows=equal_rows)
-
-
-def _parts_known(
-    learner: Learner,
-) -> Callable[[Learner, Episodes], Iterator[Episodes]]:
-    """Return `parts_of` for a learner whose layers are looked through once."""
-    size = tasks_per_pass(learner, _device_of(learner))
-    return partial(_cut, size=size, equal_rows=learner.needs_equal_rows)
-
-
-@dataclass(frozen=True)
-class EagerUpdate:
-    """Loss and gradients as torch's autograd makes them, part by part."""
-
-    learner: Learner
-
-    def __call__(self, batch: Episodes) -> Tensor:
-        """Add the gradients of a batch, and return its mean loss."""
-        losses = []
-        for part in parts_of(self.learner, batch):
-            loss = self.learner.meta_loss(part).sum() / len(batch)
-            loss.backward()
-            losses.append(loss.detach())
-        return sum(losses[1:], start=losses[0])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -173,6 +174,153 @@ def test_options_changed_on_the_way_are_followed():
     assert update.n_programs == 3
 
 
+def test_numbers_of_numpy_that_change_on_the_way_are_followed():
+    """Objects that are gone leave their ids to others."""
+    learner = learner_of()
+    update, eager = recorded(learner), EagerUpdate(learner)
+    rates = np.linspace(0.1, 0.6, 12)
+    for place in range(len(rates)):
+        learner.inner_lr = rates[place]
+        for batch in BATCHES[:3]:
+            found = results(update, batch)
+        assert_same(found, results(eager, batch))
+    assert update.n_programs == len(rates)
+
+
+class Rates:
+    """Not a number, and not the same for long."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __float__(self):
+        return self.rate
+
+
+@pytest.mark.parametrize(
+    "held", [lambda rate: Rates(rate), lambda rate: {"rate": [Rates(rate)]}]
+)
+def test_what_may_change_unseen_is_left_alone(held):
+    def factor(learner):
+        inside = isinstance(learner.held, dict)
+        return float(learner.held["rate"][0] if inside else learner.held)
+
+    learner = Odd(factor)
+    learner.held = held(1.0)
+    update, eager = recorded(learner), EagerUpdate(learner)
+    for rate in (1.0, 2.0, 3.0):
+        learner.held = held(rate)
+        for batch in BATCHES[:3]:
+            assert_same(results(update, batch), results(eager, batch))
+    assert not update.n_programs and "attribute 'held', a Rates" in update.reasons[0]
+
+
+def test_attributes_that_come_later_are_followed():
+    learner = Odd(lambda learner: getattr(learner, "late", 1.0))
+    update, eager = recorded(learner), EagerUpdate(learner)
+    for late in (None, 2.0, 3.0):
+        if late is not None:
+            learner.late = late
+        for batch in BATCHES[:3]:
+            assert_same(results(update, batch), results(eager, batch))
+    assert update.n_programs == 3
+
+
+def layered():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6))
+
+
+def replace_layer(learner):
+    learner.backbone[1] = nn.Tanh()
+
+
+def replace_parameter(learner):
+    learner.backbone[2].weight = nn.Parameter(torch.ones(6, 6).double())
+
+
+def append_layer(learner):
+    learner.backbone.append(nn.Tanh())
+
+
+def hook_parameter(learner):
+    learner.backbone[0].weight.register_hook(lambda gradient: 0 * gradient)
+
+
+def hook_gradient(learner):
+    def hook(weight):
+        weight.grad.zero_()
+
+    learner.backbone[0].weight.register_post_accumulate_grad_hook(hook)
+
+
+def hook_module(learner):
+    learner.backbone[1].register_forward_hook(lambda module, x, y: 2 * y)
+
+
+def own_forward(learner):
+    learner.backbone[1].forward = lambda x: x.sin()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (replace_layer, "replaced"),
+        (replace_parameter, "replaced"),
+        (append_layer, "replaced"),
+        (hook_parameter, "hooks"),
+        (hook_gradient, "hooks"),
+        (hook_module, "hooks"),
+        (own_forward, "forward"),
+    ],
+)
+def test_layers_and_hooks_that_come_later_are_followed(change, reason):
+    learner = learner_of(backbone=layered())
+    update = check_follows(learner, BATCHES[:3])
+    before = results(update, BATCHES[3])
+    assert update.n_programs == 1
+    change(learner)
+    found = results(update, BATCHES[3])
+    assert any(not torch.equal(*pair) for pair in zip(found, before, strict=True))
+    for batch in BATCHES:
+        assert_same(results(update, batch), results(EagerUpdate(learner), batch))
+    assert update.n_programs == 1 and reason in update.reasons[0]
+
+
+def test_a_hook_that_is_gone_again_lets_programs_go_on():
+    learner, calls = learner_of(), []
+    update = check_follows(learner, BATCHES[:3])
+    handle = next(learner.parameters()).register_hook(calls.append)
+    for batch in BATCHES:
+        update(batch)
+    handle.remove()
+    update(BATCHES[0])
+    assert len(calls) == len(BATCHES) and update.n_programs == 1
+
+
+class Scaled(nn.Module):
+    """Multiplies by a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()).double())
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_buffers_written_in_place_or_replaced_are_followed():
+    backbone = nn.Sequential(nn.Linear(3, 6), Scaled())
+    learner = learner_of(backbone=backbone)
+    update, eager = recorded(learner), EagerUpdate(learner)
+    for scale in (1.0, 2.0, 3.0):
+        learner.backbone[1].scale = torch.tensor(scale).double()
+        for batch in BATCHES[:3]:
+            assert_same(results(update, batch), results(eager, batch))
+            learner.backbone[1].scale.mul_(1.5)
+    assert update.n_programs == 3
+
+
 def test_frozen_and_thawed_weights_are_followed():
     learner = learner_of()
     update, eager = recorded(learner), EagerUpdate(learner)
@@ -223,6 +371,9 @@ counted = counter()
         (lambda learner: 2 - learner.progress.fraction, "no `stage`"),
         (lambda learner: torch.rand(()), "random"),
         (lambda learner: learner.weight.detach().sum().item(), "reads a number"),
+        (lambda learner: learner.weight.detach().sum().tolist(), "`tolist` reads"),
+        (lambda learner: float(learner.weight.detach().numpy()[0, 0]), "`numpy`"),
+        (lambda learner: np.asarray(learner.weight.detach()).item(0), "`__array__`"),
         (counter(), "operations are not the same"),
         (lambda learner: torch.tensor(counted(learner)), "tensors"),
     ],
@@ -252,6 +403,85 @@ def test_a_stage_says_when_to_record_anew():
         found = results(update, BATCHES[0])
         assert_same(found, results(EagerUpdate(learner), BATCHES[0]))
     assert update.n_programs == 3 and not update.reasons
+
+
+class Halving(MAML):
+    """Does other things than MAML does, and leaves `stage` to it."""
+
+    def predict(self, state, x):
+        outputs = super().predict(state, x)
+        return outputs if self.progress.n_done < 3 else outputs / 2
+
+
+class Saying(Halving):
+    """Says so."""
+
+    @property
+    def stage(self):
+        return super().stage, self.progress.n_done < 3
+
+
+@pytest.mark.parametrize(("kind", "n_programs"), [(Halving, 0), (Saying, 2)])
+def test_a_stage_is_of_the_class_that_it_speaks_of(kind, n_programs):
+    learner = learner_of(kind)
+    update = recorded(learner)
+    for n_done in range(6):
+        learner.progress = Progress(n_done, 6)
+        found = results(update, BATCHES[0])
+        assert_same(found, results(EagerUpdate(learner), BATCHES[0]))
+    assert update.n_programs == n_programs
+
+
+def test_progress_that_only_a_recording_sets_is_taken_back():
+    update = check_follows(Odd(lambda learner: 1.0), BATCHES[:3])
+    assert update.n_programs == 1 and "progress" not in vars(update.learner)
+
+
+class Offsets(Learner):
+    """Parameters whose gradients are one and the same number."""
+
+    def __init__(self):
+        super().__init__("regression")
+        self.first = nn.Parameter(torch.zeros(1).double())
+        self.second = nn.Parameter(torch.zeros(1).double())
+        self.third = nn.Parameter(torch.zeros(1, 1).double())
+
+    def adapt(self, support):
+        return support.y.mean(1, keepdim=True)
+
+    def predict(self, state, x):
+        first = x.sum(2, keepdim=True)
+        return first + state + self.first + self.second + self.third
+
+
+def test_gradients_of_programs_share_no_memory():
+    learner = Offsets()
+    update = check_follows(learner, BATCHES[:3])
+    assert update.n_programs == 1
+    results(update, BATCHES[3])
+    parameters = [*learner.parameters()]
+    before = [p.grad.clone() for p in parameters]
+    assert len({p.grad.data_ptr() for p in parameters}) == 3
+    parameters[0].grad.mul_(0)
+    for parameter, gradient in zip(parameters[1:], before[1:], strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_programs_give_no_inputs_and_constants_away():
+    class Linear(Odd):
+        def predict(self, state, x):
+            return x @ self.weight
+
+        def loss(self, outputs, rows):
+            return (self.slope * self.weight).sum().expand(len(rows))
+
+    learner = Linear(None)
+    learner.register_buffer("slope", torch.ones(3, 1).double())
+    update = check_follows(learner, BATCHES[:3])
+    assert update.n_programs == 1
+    results(update, BATCHES[3])
+    learner.weight.grad.zero_()
+    assert learner.slope.all()
 
 
 def test_a_program_that_is_wrong_is_not_used():
@@ -371,6 +601,15 @@ def test_buckets_pad_what_comes_in_many_shapes():
         expected = results(EagerUpdate(learner), batch)
         assert_same(results(EagerUpdate(learner), padded), expected)
     assert shapes == {6, 5, 16, 8, 4}
+
+
+def test_buckets_pad_with_rows_that_backbones_can_take():
+    buckets = Buckets()
+    for n_support in (6, 5, 7, 3):
+        padded = buckets(episodes(n_support=n_support))
+    for rows_ in (padded.support, padded.query):
+        assert (rows_.mask.sum(1) < rows_.mask.shape[1]).all()
+        assert (rows_.x.norm(dim=2) > 0).all()
 
 
 def test_buckets_leave_one_shape_alone():
