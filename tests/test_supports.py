@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
+from sklearn.utils.fixes import parse_version
 
 from sklmeta import (
     ClassPool,
@@ -110,12 +112,15 @@ NO_LABELS = {
     "numbers as objects": np.array([1, 2, 1, 2], object),
     "numbers and words": np.array([1, "a", 2, "b"], object),
     "words and numbers": np.array(["a", 1, "b", 2], object),
-    "bytes": np.array([b"a", b"b", b"a", b"b"]),
-    "bytes as objects": np.array([b"a", b"b", b"a", b"b"], object),
     "pairs": np.array([(1, 2), (1, 3), None], object)[[0, 1, 0, 1]],
     "lists": np.array([[1, 2], [1], None], object)[[0, 1, 0, 1]],
     "missing": np.array([1, np.nan, 1, 2]),
 }
+
+
+if parse_version(sklearn.__version__) >= parse_version("1.7"):
+    NO_LABELS["bytes"] = np.array([b"a", b"b", b"a", b"b"])
+    NO_LABELS["bytes as objects"] = NO_LABELS["bytes"].astype(object)
 
 
 @pytest.fixture(scope="module")
