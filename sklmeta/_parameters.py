@@ -125,7 +125,8 @@ memory_limit : int, str or None, default=None
     Bytes that a meta-update, or adapting many tasks at once, may take: an int, or a
     string such as "4GB". Tasks of a batch are taken in parts that fit, with the same
     result up to rounding; `fit` refuses what does not fit with one task. None stands
-    for half of what is free on the device.
+    for half of what is free on the device; where the `backbone` draws random numbers,
+    as dropout does, for 2 GB, since other parts have other draws.
 
 warm_start : bool, default=False
     Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.

@@ -9,6 +9,7 @@ parts that fit, and what does not fit with a single task is refused before train
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 SHARE = 0.5  # of what is free, where no limit is given
+ROW_STEPS = 4  # measurements for as many numbers of rows, from one to twice as many
+# Where modules draw, parts of a batch must not be others on other machines.
+SAME_EVERYWHERE = 2 * 10**9
 
 
 # What a computation takes -----------------------------------------------------------
@@ -135,7 +139,7 @@ class TaskMemory:
     n_rows: int
 
     def of(self, n_tasks: int, n_rows: int) -> int:
-        """Return the bytes of a pass; more rows are counted in proportion."""
+        """Return the bytes of a pass; more rows count by their square, to be safe."""
         return self.shared + n_tasks * self._per_task(n_rows)
 
     def n_tasks(self, limit: int, n_rows: int) -> int:
@@ -143,7 +147,7 @@ class TaskMemory:
         return max(0, limit - self.shared) // max(1, self._per_task(n_rows))
 
     def _per_task(self, n_rows: int) -> int:
-        return int(self.per_task * max(1.0, n_rows / self.n_rows))
+        return int(self.per_task * max(1.0, n_rows / self.n_rows) ** 2)
 
 
 Pass = Callable[[Learner, Episodes], Any]
@@ -238,6 +242,8 @@ class MemoryBudget:
     limit : int or None
         Bytes that a pass may take; None keeps to a share of what is free on the device
         when the first tasks come, and refuses only what all of it is too little for.
+        Meta-updates of modules that draw random numbers keep to the same number of
+        bytes on every machine that has so many: other parts have other draws.
     run : callable, default=meta_update
         What is done with the tasks.
     """
@@ -246,7 +252,7 @@ class MemoryBudget:
         self.limit = limit
         self.run = run
         self._bounds: tuple[int | None, int | None] | None = None
-        self._measured: dict[tuple[int, ...], TaskMemory] = {}
+        self._measured: dict[tuple[Any, ...], TaskMemory] = {}
 
     def bounds(self, device: torch.device) -> tuple[int | None, int | None]:
         """Return what several tasks may take together, and what a single one may.
@@ -270,11 +276,14 @@ class MemoryBudget:
             If not even one does.
         """
         limit, most = self.bounds(episodes.support.x.device)
-        if limit is None or most is None:
+        if self.limit is None and self.run is meta_update and learner.draws_randomly:
+            limit = SAME_EVERYWHERE if most is None else min(SAME_EVERYWHERE, most)
+        if limit is None:
             return None
         n_rows = _n_rows(episodes)
         memory = self._measured.get(_kind(episodes))
-        if memory is None or not memory.n_tasks(most, n_rows):
+        enough = memory is not None and (most is None or memory.n_tasks(most, n_rows))
+        if memory is None or not enough:
             memory = self._measure(learner, episodes, most, apart=False)
         if memory.of(len(episodes), n_rows) <= limit:
             return None
@@ -283,11 +292,12 @@ class MemoryBudget:
         return max(1, memory.n_tasks(limit, n_rows))
 
     def _measure(
-        self, learner: Learner, episodes: Episodes, most: int, *, apart: bool
+        self, learner: Learner, episodes: Episodes, most: int | None, *, apart: bool
     ) -> TaskMemory:
         try:
             memory = task_memory(learner, episodes, self.run, apart=apart, limit=most)
         except MemoryLimitExceeded:
+            assert most is not None
             raise ValueError(self._refusal(learner, episodes, most)) from None
         self._measured[_kind(episodes)] = memory
         return memory
@@ -304,9 +314,14 @@ class MemoryBudget:
         )
 
 
-def _kind(episodes: Episodes) -> tuple[int, ...]:
-    """Return what a measurement holds for: a shape, and numbers of rows about alike."""
-    return _n_rows(episodes).bit_length(), *episodes.support.x.shape[2:]
+def _kind(episodes: Episodes) -> tuple[Any, ...]:
+    """Return what a measurement holds for.
+
+    That is a shape, numbers of rows that differ by a fifth at most, and whether there
+    are gradients: validation has none.
+    """
+    size = int(ROW_STEPS * math.log2(_n_rows(episodes)))
+    return torch.is_grad_enabled(), size, *episodes.support.x.shape[2:]
 
 
 def _needed(learner: Learner, episodes: Episodes, run: Pass, most: int) -> str:
