@@ -382,6 +382,9 @@ class CAVIAClassifier(MetaClassifierMixin, _CAVIAEstimator):
     context to say which way is which, which takes many parameters, several inner steps
     and many meta-updates.
 
+    The authors' code takes ``n_context=100``, ``inner_lr=1``, ``inner_steps=2``,
+    ``outer_lr=1e-3`` and ``batch_size=16`` for images, 5-way, 60,000 meta-updates.
+
     References
     ----------
     .. [1] L. Zintgraf, K. Shiarlis, V. Kurin, K. Hofmann, S. Whiteson, "Fast Context
@@ -426,6 +429,12 @@ class CAVIARegressor(EpisodicRegressorMixin, _CAVIAEstimator):
     --------
     CAVIAClassifier : The same for labels.
     MAMLRegressor : Adapts the whole network.
+
+    Notes
+    -----
+    The authors' code takes two hidden layers of 40, ``n_context=5``, ``inner_lr=1``,
+    ``inner_steps=1``, ``n_shot=10``, ``batch_size=25`` and ``outer_lr=1e-3`` for
+    sinusoids, 50,000 meta-updates.
 
     References
     ----------
