@@ -17,6 +17,7 @@ from sklmeta.backbones.normalization import (
     given_statistics,
     recorded_statistics,
 )
+from sklmeta.backbones.readiness import twice_differentiable
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.checkpoint import checkpointed
 from sklmeta.engine.learner import Learner, State, way_mask
@@ -54,7 +55,8 @@ class GradientLearner(Learner):
     Parameters
     ----------
     backbone : nn.Module
-        Maps rows (n, *F) to features (n, n_features).
+        Maps rows (n, *F) to features (n, n_features). It is used itself, and changed
+        by `sklmeta.backbones.readiness.twice_differentiable`.
     n_features : int
         Width of the features.
     n_outputs : int or None
@@ -92,7 +94,7 @@ class GradientLearner(Learner):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(task_type)
-        self.backbone = backbone
+        self.backbone = twice_differentiable(backbone)
         self.n_features = n_features
         self.n_outputs = n_outputs
         self.transductive = transductive

@@ -473,6 +473,32 @@ def test_meta_gradient_is_second_order(kind, episodes):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["weight norm", "sparse embedding"])
+def test_learners_by_themselves_have_second_derivatives(kind, episodes):
+    module = seeded(WORKING[kind])
+    learner = MAML(
+        *(module, 4, 1),
+        task_type="regression",
+        inner_lr=0.1,
+        inner_steps=2,
+        generator=torch.Generator().manual_seed(1),
+    )
+    learner.double().tasks_apart = True
+    parameters = dict(learner.named_parameters())
+    gradient = torch.autograd.grad(
+        learner.meta_loss(episodes).sum(), list(parameters.values())
+    )
+    generator = torch.Generator().manual_seed(2)
+    direction = {
+        name: torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        for name, p in parameters.items()
+    }
+    pairs = zip(gradient, direction.values(), strict=True)
+    found = sum((g * d).sum().item() for g, d in pairs)
+    expected = slope(learner, episodes, direction, step=1e-5)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def make_tasks(classes=False):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(8, 10, N_FEATURES)).astype(np.float32)
