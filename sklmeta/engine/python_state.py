@@ -90,6 +90,7 @@ class PythonState:
             if name not in _NOT_LOOKED_AT
         ]
         self._looked_at = tuple(name for _, name in self._values)
+        self._has_own_forward = "forward" in self._looked_at
 
     def _names_now(self) -> list[str]:
         return [*_flat(self._attributes)]
@@ -108,7 +109,7 @@ class PythonState:
         names = self._names_now()
         if names != self._names:
             self._look_at(names)
-        if any(self._hooks) or "forward" in self._looked_at:
+        if self._has_own_forward or any(self._hooks):
             return "a module has hooks, or a `forward` of its own"
         if any([p._backward_hooks for p in self._parameters]) or any(
             [p._post_accumulate_grad_hooks for p in self._parameters]
@@ -122,7 +123,7 @@ class PythonState:
             try:
                 _frozen(attributes.get(name))
             except _Unseen as one:
-                return f"changes of its attribute {name!r}, {one}, could not be seen"
+                return f"changes of the attribute {name!r} ({one}) could not be seen"
         return None
 
     def key(self) -> Hashable:
@@ -156,7 +157,7 @@ def _frozen(value: Any) -> Hashable:
         return None  # watched, see `RecordedUpdate`
     if isinstance(value, Tensor):
         return _Same(value)  # its numbers are read anew in every replay
-    raise _Unseen(f"a {type(value).__name__}")
+    raise _Unseen(type(value).__name__)
 
 
 def _of_kind(value: Any, held: Iterable[Any]) -> Hashable:

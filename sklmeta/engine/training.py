@@ -22,8 +22,9 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklmeta.engine.batches import Episodes
+from sklmeta.engine.eager import device_of, parts_of
 from sklmeta.engine.learner import Learner, Progress
-from sklmeta.engine.updates import Update, UpdateOptions, make_update, parts_of
+from sklmeta.engine.updates import Update, UpdateOptions, make_update
 from sklmeta.exceptions import MetaTrainingError
 
 __all__ = ["OPTIMIZERS", "TrainingOptions", "TrainingResult", "meta_train"]
@@ -266,7 +267,7 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
         train_split=None,
         callbacks=callbacks,
         verbose=options.verbose,
-        device=_device_of(learner),
+        device=str(device_of(learner)),
         **settings,
     )
     net.remedy = options.remedy
@@ -275,11 +276,6 @@ def _make_net(learner: Learner, options: TrainingOptions) -> _EpisodeNet:
     if options.has_plan:
         net.n_planned = options.n_done_before + options.n_updates
     return net
-
-
-def _device_of(learner: Learner) -> str:
-    weight = next(learner.parameters(), None)
-    return "cpu" if weight is None else str(weight.device)
 
 
 def _drop_unfinished_epoch(history: History) -> None:

@@ -79,8 +79,8 @@ def _compiled_update(learner: Learner) -> Update:
         warnings.warn(
             f"compile=True has no effect: {reason}. Meta-training goes on without "
             "it. On a CPU it needs a C++ compiler, such as g++, that runs; and a "
-            "backbone and a learner that do the same operations in every update. "
-            "compile=False is silent.",
+            "backbone and a learner that hold tensors and plain values, have no hooks "
+            "and do the same operations in every update. compile=False is silent.",
             CompilationWarning,
             stacklevel=2,
         )

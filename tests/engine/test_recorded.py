@@ -212,7 +212,7 @@ def test_what_may_change_unseen_is_left_alone(held):
         learner.held = held(rate)
         for batch in BATCHES[:3]:
             assert_same(results(update, batch), results(eager, batch))
-    assert not update.n_programs and "attribute 'held', a Rates" in update.reasons[0]
+    assert not update.n_programs and "attribute 'held' (Rates)" in update.reasons[0]
 
 
 def test_attributes_that_come_later_are_followed():

@@ -14,6 +14,7 @@ from sklmeta.backbones import MLP
 from sklmeta.datasets import Sinusoids, load_digits_pool, make_sinusoids
 from sklmeta.engine import compiled as compiling
 from sklmeta.engine import training
+from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.programs import as_graph
 from sklmeta.engine.recorded import RecordedUpdate
 from sklmeta.engine.updates import EagerUpdate, UpdateOptions, make_update
@@ -189,6 +190,65 @@ def test_what_cannot_be_recorded_is_said_where_compiling_was_asked_for():
     with pytest.warns(CompilationWarning, match="draws random numbers"):
         meta(compile=True).fit(TASKS)
     meta().fit(TASKS)
+
+
+class Scaled(nn.Module):
+    """Multiplies by a number that something else holds."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.layer = nn.Linear(3, 6)
+        self.held = held
+
+    def forward(self, x):
+        return self.layer(x) * float(self.held[0])
+
+
+def hooked():
+    layer = nn.Linear(3, 6)
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        (Scaled(np.array([2.0])), r"'held' \(ndarray\)"),
+        (hooked(), "has hooks"),
+    ],
+)
+def test_what_could_change_unseen_is_not_compiled(stub_compiler, backbone, reason):
+    generator = torch.Generator().manual_seed(0)
+    rows = Rows(
+        torch.randn(2, 4, 3, generator=generator),
+        torch.randn(2, 4, 1, generator=generator),
+        torch.ones(2, 4, dtype=torch.bool),
+    )
+    update = make_update(learner(backbone), UpdateOptions(compile=True))
+    with pytest.warns(CompilationWarning, match=reason) as caught:
+        for _ in range(3):
+            update(Episodes(rows, rows))
+    assert len(caught) == 1 and not stub_compiler
+
+
+def test_padding_of_compiled_programs_is_made_of_rows(stub_compiler):
+    """Backbones need not be able to take zeros."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(8, 40, size=20)
+    tasks = [(x := rng.uniform(1, 2, size=(n, 2)), x.sum(1)) for n in sizes]
+
+    class Logarithm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 4)
+
+        def forward(self, x):
+            return self.layer(x.log())
+
+    options = {"n_shot": (3, 12), "n_query": None, "max_iter": 12, "random_state": 0}
+    meta = MAMLRegressor(Logarithm(), normalize_x=False, compile=True, **options)
+    assert np.isfinite(meta.fit(tasks).history_[:, "train_loss"]).all()
+    assert stub_compiler
 
 
 @pytest.mark.parametrize("value", ["yes", None, 2])
