@@ -18,6 +18,7 @@ from sklmeta.backbones.initialization import (
 )
 from sklmeta.backbones.mlp import MLP
 from sklmeta.backbones.normalization import convert_batch_norm
+from sklmeta.backbones.parametrized import picklable
 from sklmeta.backbones.readiness import check_ready, copy_of, twice_differentiable
 
 __all__ = ["build_backbone", "feature_size"]
@@ -85,7 +86,7 @@ def build_backbone(
             f"and returns one, 'identity' or None; got {backbone!r}."
         )
     check_ready(module)
-    return convert_batch_norm(twice_differentiable(module)).float()
+    return convert_batch_norm(picklable(twice_differentiable(module))).float()
 
 
 def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:

@@ -41,7 +41,8 @@ def check_ready(module: nn.Module) -> None:
                 f"{where} ({type(layer).__name__}) has a hook that computes its weight "
                 "and keeps it, which cannot be copied. Use torch.nn.utils."
                 "parametrizations.weight_norm or spectral_norm instead of those of "
-                "torch.nn.utils."
+                "torch.nn.utils; in a callable where the estimator is to be pickled, "
+                "since torch does not pickle the module that they make."
             )
         if getattr(layer, "max_norm", None) is not None:
             raise ValueError(
