@@ -7,8 +7,10 @@ them all: `spell_out` writes them down.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = ["spell_out"]
@@ -38,6 +40,26 @@ def spell_out(cls: type, base: type) -> None:
     init.own_parameters = _own(cls)
     ranked = sorted(merged.values(), key=lambda parameter: parameter.kind)
     init.__signature__ = inspect.Signature(ranked)
+    cls.__init__ = _refusing_others(init, cls.__name__)  # type: ignore[misc]
+
+
+def _refusing_others(init: Callable[..., None], owner: str) -> Callable[..., None]:
+    """Return an ``__init__`` that names its class, and what may have been meant."""
+    known = list(inspect.signature(init).parameters)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **parameters: Any) -> None:
+        for name in parameters:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                meant = f" Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(
+                    f"{owner}.__init__() got an unexpected keyword argument {name!r}."
+                    f"{meant}"
+                )
+        init(self, *args, **parameters)
+
+    return __init__
 
 
 def _in_order(cls: type, base: type) -> Iterator[type]:

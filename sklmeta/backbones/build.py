@@ -167,8 +167,16 @@ def _named_backbone(name: str) -> nn.Module:
 
 def _call_factory(factory: Factory, shape: tuple[int, ...], seed: int) -> nn.Module:
     """Call a user's factory under the seed, with the global generators put back."""
-    with _FACTORY_LOCK, global_seed(seed), seeded_layers(seed):
-        module = factory(shape)
+    try:
+        with _FACTORY_LOCK, global_seed(seed), seeded_layers(seed):
+            module = factory(shape)
+    except Exception as error:
+        raise ValueError(
+            f"The callable given as backbone fails on the shape of a row, {shape}, "
+            "which it is called with and is to return a module for, as "
+            "lambda shape: torch.nn.Linear(*shape, 8) does. It raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"The callable given as backbone must return a torch.nn.Module for the "

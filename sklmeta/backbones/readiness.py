@@ -50,6 +50,24 @@ def check_ready(module: nn.Module) -> None:
                 "writes into its weights when it is called. Use max_norm=None."
             )
     _refuse_tensors(module)
+    _refuse_hidden_layers(module)
+
+
+def _refuse_hidden_layers(module: nn.Module) -> None:
+    """Refuse layers in lists and dicts, where torch does not find their weights."""
+    found = set(module.modules())
+    for name, layer in module.named_modules():
+        where = f"The backbone's layer {name!r}" if name else "The backbone"
+        for attribute, value in vars(layer).items():
+            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            held = value.values() if isinstance(value, dict) else value
+            if any(isinstance(one, nn.Module) and one not in found for one in held):
+                raise ValueError(
+                    f"{where} ({type(layer).__name__}) holds layers in a "
+                    f"{type(value).__name__}, {attribute!r}, where torch does not see "
+                    "their weights. Use torch.nn.ModuleList or torch.nn.ModuleDict."
+                )
 
 
 def _hooks(layer: nn.Module) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def as_bytes(limit: Any) -> int | None:
     """
     if limit is None:
         return None
-    if isinstance(limit, bool) or not isinstance(limit, int | str):
+    if isinstance(limit, bool) or not isinstance(limit, Integral | str):
         raise TypeError(
             "memory_limit must be a number of bytes, a string such as '4GB', or None; "
             f"got {limit!r}."
         )
-    n_bytes = limit if isinstance(limit, int) else _parsed(limit)
+    n_bytes = _parsed(limit) if isinstance(limit, str) else int(limit)
     if n_bytes is None or n_bytes < 1:
         raise ValueError(
             "memory_limit must be a number of bytes above 0, or a string such as "

@@ -129,10 +129,15 @@ def test_refuses_bad_shapes(shape):
         feature_size(nn.Identity(), shape)
 
 
-def test_errors_inside_a_factory_come_through():
-    with pytest.raises(ZeroDivisionError):
-        build_backbone(lambda shape: 1 // 0, (3,), seed=0)
-    assert feature_size(build_backbone(small_net, (3,), seed=0), (3,)) == 4
+@pytest.mark.parametrize(
+    "factory", [nn.Linear, lambda n: nn.Linear(n, 8), lambda: nn.Linear(1, 1)]
+)
+def test_errors_inside_a_factory_say_what_it_was_called_with(factory):
+    with pytest.raises(
+        ValueError, match=r"shape of a row, \(3,\).*TypeError: "
+    ) as caught:
+        build_backbone(factory, (3,), seed=0)
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def test_feature_size_leaves_the_module_alone():

@@ -77,3 +77,31 @@ def test_copies_share_nothing_or_say_why_not():
 
 def test_what_is_ready_passes():
     check_ready(nn.Sequential(nn.Flatten(), nn.Identity()))
+
+
+class Hiding(nn.Module):
+    """Holds a layer in something that torch does not look into."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.held = held(nn.Linear(2, 2), self.first)
+
+
+@pytest.mark.parametrize(
+    ("held", "kind"),
+    [
+        (lambda new, old: [new], "list"),
+        (lambda new, old: (1, new), "tuple"),
+        (lambda new, old: {"a": new}, "dict"),
+    ],
+)
+def test_layers_that_torch_does_not_see(held, kind):
+    module = nn.Sequential(nn.Identity(), seeded(lambda: Hiding(held)))
+    message = rf"layer '1' \(Hiding\) holds layers in a {kind}, 'held'.*ModuleList"
+    with pytest.raises(ValueError, match=message):
+        check_ready(module)
+
+
+def test_lists_of_layers_that_torch_sees_pass():
+    check_ready(seeded(lambda: Hiding(lambda new, old: [old, 3])))
