@@ -54,7 +54,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second"), CHANGES, ids=str)
+@pytest.mark.parametrize(("first", "second"), CHANGES, ids=range(len(CHANGES)))
 def test_other_attributes_give_another_key(learner, first, second):
     learner.module.held = first
     state = PythonState(learner)
