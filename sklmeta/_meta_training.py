@@ -6,6 +6,7 @@ Functions of an unfitted or fitted meta-learner's parameters; they change nothin
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from skorch.history import History
 
@@ -50,6 +52,9 @@ __all__ = [
     "train",
     "training_episodes",
 ]
+
+FIRST_JUDGED = 20  # meta-updates before their loss is judged
+USELESS = 10.0  # query loss from which on adapting is worse than not adapting
 
 
 @dataclass
@@ -238,7 +243,29 @@ def train(
             try_out(learner, first)
         learner.budget.n_tasks(learner, first)  # refuses what cannot fit
         with _draws_seeded(learner, seed):
-            return meta_train(learner, stream, validation, options, optimizer_state)
+            result = meta_train(learner, stream, validation, options, optimizer_state)
+    if n_done_before + result.n_updates >= FIRST_JUDGED:
+        _warn_of_useless(estimator, result.history, options.remedy)
+    return result
+
+
+def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
+    """Warn where adapted models are far worse than none."""
+    loss = history[-1]["train_loss"] if len(history) else 0.0
+    knows_scale = estimator._classifies or estimator.normalize_y
+    if not knows_scale or loss < USELESS:
+        return
+    guess = (
+        "equal probabilities for all classes have their number's logarithm"
+        if estimator._classifies
+        else "the mean of all targets has about 1"
+    )
+    warnings.warn(
+        f"Meta-training ends with a mean query loss of {loss:.3g}, where {guess}: "
+        f"adapted models are worse than none. {remedy}",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:

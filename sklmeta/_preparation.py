@@ -6,6 +6,7 @@ scale) is part of the learned state: new tasks are prepared the same way.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = ["Preparation", "Settings", "local_codes", "task_names"]
 
+CHANNELS = (1, 3, 4)  # that images usually have
 USUAL_RANGE = 3.0  # standard deviations within which features are left as they are
 
 
@@ -64,6 +66,7 @@ class Preparation(TaskSchema):
         blank = cls.of_rows(settings, rows)
         X = blank.task_rows(rows, task_names(tasks))
         blank = replace(blank, eight_bit=X.dtype == np.uint8 and blank.is_image)
+        blank._warn_of_channels_first()
         if settings.normalize_x and not blank.is_image and X.ndim == 2:
             mean, scale = _mean_and_scale(X.astype(np.float64), "X")
             blank = replace(blank, x_mean=mean, x_scale=scale)
@@ -102,6 +105,21 @@ class Preparation(TaskSchema):
         """Shape of one row as the backbone sees it: (F,) or (C, H, W)."""
         shape = self.stored_shape
         return (shape[2], *shape[:2]) if self.is_image else shape
+
+    def _warn_of_channels_first(self) -> None:
+        """Warn of images whose order is probably torch's."""
+        if not self.is_image:
+            return
+        height, width, channels = shape = self.stored_shape
+        if height in CHANNELS and channels not in CHANNELS and width > max(CHANNELS):
+            warnings.warn(
+                f"Images of shape {shape} are taken as (height, width, channels): "
+                f"{channels} channels of {height} x {width} pixels. If they are in "
+                "torch's order, (channels, height, width), give "
+                "X.transpose(0, 2, 3, 1).",
+                UserWarning,
+                stacklevel=2,
+            )
 
     # Features --------------------------------------------------------------------
 

@@ -1,15 +1,18 @@
 """Every input that cannot be used is refused in words, and nothing learned is lost."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklmeta import (
+    ANILRegressor,
     ClassPool,
     FewShotClassifier,
     FewShotRegressor,
@@ -657,3 +660,26 @@ class TestTasksWhereRowsAreExpected:
 
         with pytest.raises(TypeError, match=r"got a Frame of another.*to_pandas\(\)"):
             TaskSet.from_frame(Frame(), target="y", task="task")
+
+
+def test_training_that_ends_worse_than_it_began_is_warned_of():
+    tasks = make_sinusoids(40, random_state=0)
+    meta = ANILRegressor(inner_lr=5.0, max_iter=20, random_state=0)
+    message = r"mean query loss of \d.*worse than none\. Lower inner_lr \(now 5\.0\)"
+    with pytest.warns(ConvergenceWarning, match=message):
+        meta.fit(tasks)
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_odd"),
+    [((3, 16, 16), True), ((1, 8, 8), True), ((16, 16, 3), False), ((8, 8), False)],
+)
+def test_images_in_torchs_order_are_warned_of(shape, is_odd):
+    X = np.random.default_rng(0).random((24, *shape))
+    pool = ClassPool(X, np.repeat(np.arange(4), 6))
+    meta = ProtoNetClassifier("identity", n_way=2, n_shot=1, n_query=2, max_iter=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        meta.fit(pool)
+    odd = [w for w in caught if "X.transpose(0, 2, 3, 1)" in str(w.message)]
+    assert len(odd) == is_odd

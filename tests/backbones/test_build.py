@@ -138,6 +138,7 @@ def test_errors_inside_a_factory_say_what_it_was_called_with(factory):
     ) as caught:
         build_backbone(factory, (3,), seed=0)
     assert isinstance(caught.value.__cause__, TypeError)
+    assert feature_size(build_backbone(small_net, (3,), seed=0), (3,)) == 4
 
 
 def test_feature_size_leaves_the_module_alone():

@@ -1,5 +1,6 @@
 """Numbers of bytes are read, shown, and asked of the device."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,13 @@ from sklmeta.engine.byte_counts import as_bytes, free_bytes, shown_bytes
     ("limit", "expected"),
     [
         *((None, None), (5, 5), ("5", 5), ("4GB", 4 * 10**9), ("4 gb", 4 * 10**9)),
-        *(("1.5kB", 1500), ("2MiB", 2**21), ("1T", 10**12), ("7 B", 7)),
+        *(
+            (np.int64(7), 7),
+            ("1.5kB", 1500),
+            ("2MiB", 2**21),
+            ("1T", 10**12),
+            ("7 B", 7),
+        ),
     ],
 )
 def test_bytes_are_read(limit, expected):
