@@ -68,6 +68,8 @@ class ThreadedUpdate:
         """Add the gradients of a batch, and return its mean loss."""
         if self.leaves_trace or torch.get_num_threads() == 1:
             return self.otherwise(batch)
+        if any(p._post_accumulate_grad_hooks for p in self.learner.parameters()):
+            return self.otherwise(batch)  # `Tensor.backward` alone calls them
         if self.leaves_trace is None:
             before = _snapshot(self.learner)
             with one_thread():

@@ -17,6 +17,7 @@ from sklmeta.engine import training
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.programs import as_graph
 from sklmeta.engine.recorded import RecordedUpdate
+from sklmeta.engine.threads import ThreadedUpdate
 from sklmeta.engine.updates import EagerUpdate, UpdateOptions, make_update
 from sklmeta.exceptions import CompilationWarning, MetaTrainingError
 from sklmeta.gradient import MAML
@@ -249,6 +250,32 @@ def test_padding_of_compiled_programs_is_made_of_rows(stub_compiler):
     meta = MAMLRegressor(Logarithm(), normalize_x=False, compile=True, **options)
     assert np.isfinite(meta.fit(tasks).history_[:, "train_loss"]).all()
     assert stub_compiler
+
+
+def test_hooks_that_backward_alone_calls_are_called_in_threads_too():
+    generator = torch.Generator().manual_seed(0)
+    rows = Rows(
+        torch.rand(4, 4, 1, 4, 4, generator=generator),
+        torch.rand(4, 4, 1, generator=generator),
+        torch.ones(4, 4, dtype=torch.bool),
+    )
+    backbone = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    own = MAML(backbone, 8, 1, task_type="regression").train()
+    calls, batch = [], Episodes(rows, rows)
+    torch.set_num_threads(2)
+    try:
+        update = make_update(own)
+        assert isinstance(update, ThreadedUpdate)
+        update(batch)
+        update(batch)
+        handle = own.head.weight.register_post_accumulate_grad_hook(calls.append)
+        update(batch)
+        assert len(calls) == len(batch)  # as often as autograd does, task by task
+        handle.remove()
+        update(batch)
+        assert len(calls) == len(batch)
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("value", ["yes", None, 2])
