@@ -143,6 +143,7 @@ class _Trial:
         self.probe.tasks_apart = True
         self.probe.train()
         draws = self._draws(self._meta_gradient, "meta-training")
+        self._refuse_detached()
         self._refuse_kept()
         moved = _moved(self.probe, self.learner)
         if getattr(self.probe, "checkpoint_steps", False):
@@ -201,6 +202,23 @@ class _Trial:
         tolerance = 1e-6 if self.dtype == torch.float64 else 2e-3
         size = a.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
         return torch.allclose(a, b, rtol=0.0, atol=tolerance * size, equal_nan=True)
+
+    def _refuse_detached(self) -> None:
+        """Refuse modules with weights to train whose output has no gradient."""
+        if not any(p.requires_grad for p in self._module.parameters()):
+            return
+        seen: list[bool] = []
+        hook = self._module.register_forward_hook(
+            lambda module, rows, features: seen.append(features.requires_grad)
+        )
+        self._meta_gradient()
+        hook.remove()
+        if seen and not any(seen):
+            raise ValueError(
+                "The backbone has weights to train, and its output has no gradient. "
+                "Leave out detach(), torch.no_grad() and .data in its forward; freeze "
+                "weights that are not to be trained (module.requires_grad_(False))."
+            )
 
     def _refuse_kept(self) -> None:
         """Refuse modules that cannot be copied after a pass, since copies are used."""

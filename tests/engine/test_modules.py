@@ -116,6 +116,15 @@ class Centred(nn.Module):
         return torch.tanh(self.linear(x - x.mean(0)))
 
 
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = linear()
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x)).detach()
+
+
 class Keeping(nn.Module):
     """Keeps its last features, as those do that look at them later."""
 
@@ -359,6 +368,7 @@ REFUSED = {
         lambda: Averaging(True),
         r"buffers \['backbone.mean'\] in evaluation mode.*if self\.training",
     ),
+    "detached": (Detached, r"output has no gradient\. Leave out detach\(\)"),
     "other rows": (Centred, r"depend on the other rows.*LayerNorm.*BatchNorm1d"),
     "functional batch norm": (FunctionalBatchNorm, "depend on the other rows"),
     "keeps a graph": (
