@@ -24,10 +24,12 @@ from sklmeta.engine.tracing import Recording, Value
 __all__ = ["CompilationFailed", "captured", "compilations", "compiled"]
 
 MOST_KEPT = 64
+NO_COMPILER = "No working C++ compiler"
 
 # The code of programs, by their operations, shapes and torch's number of threads.
 _kept: OrderedDict[str, Callable[..., Sequence[Tensor]]] = OrderedDict()
 _lock = threading.Lock()  # torch compiles one program at a time
+_no_compiler: list[str] = []  # what torch said where it found none: once is enough
 
 
 class CompilationFailed(Exception):
@@ -101,6 +103,8 @@ def compiled(recording: Recording) -> Program:
 
 
 def _compile(recording: Recording) -> Callable[..., Sequence[Tensor]]:
+    if _no_compiler:
+        raise CompilationFailed(_no_compiler[0])
     failure: Exception | None = None
     # Without Python between the kernels, where this torch can do that.
     for options in ({"cpp_wrapper": True}, {}):
@@ -110,7 +114,12 @@ def _compile(recording: Recording) -> Callable[..., Sequence[Tensor]]:
                 return _compiled_with(recording, options)
         except Exception as error:  # whatever goes wrong in there is no user's fault
             failure = error
-    raise CompilationFailed(f"{type(failure).__name__}: {_first_line(failure)}")
+            if NO_COMPILER in str(error):
+                break
+    said = f"{type(failure).__name__}: {_first_line(failure)}"
+    if NO_COMPILER in said:
+        _no_compiler.append(said)
+    raise CompilationFailed(said)
 
 
 def _compiled_with(

@@ -168,10 +168,14 @@ def test_ragged_ways_are_compiled(stub_compiler, eager):
 def test_without_a_compiler_there_is_one_warning_and_the_same_result(
     monkeypatch, eager
 ):
+    tried = []
+
     def fail(*args, **kwargs):
+        tried.append(args)
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(compiling, "_compiled_with", fail)
+    monkeypatch.setattr(compiling, "_no_compiler", [])
     monkeypatch.setattr(compiling, "_kept", type(compiling._kept)())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -179,6 +183,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_result(
     told = [str(one.message) for one in caught]
     assert [one.category for one in caught] == [CompilationWarning]
     assert "No working C++ compiler found" in told[0] and "g++" in told[0]
+    assert len(tried) == 1  # though there are several shapes
     assert_close(weights(found), weights(eager(regressor(n_shot=(3, 6)), TASKS)))
 
 
