@@ -187,6 +187,8 @@ class Learner(nn.Module):
 
         While it stays the same, a recorded meta-update may be replayed: what changes
         with `progress` otherwise must be a parameter or a buffer, written in place.
+        It speaks of the class that defines it: a subclass whose meta-update is another
+        defines its own, or is not recorded.
         """
         return None
 

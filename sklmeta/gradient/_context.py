@@ -28,8 +28,9 @@ CONTEXT = "backbone.context"
 
 CONTEXT_PARAMETERS = """\
 backbone : torch.nn.Module, callable, "identity" or None, default=None
-    Maps rows to features: a module to copy, a function of the input shape that
-    returns one, or None for an MLP (rows) or a four-block convolution net (images).
+    Maps rows to features: a module to copy, a function that returns one for the
+    shape of a row ((n_features,), or (channels, height, width) for images), or None
+    for an MLP (rows) or a four-block convolution net (images).
     For rows of a table it must take `n_context` inputs more than there are
     features, the last ones; a function is called with that shape. In nets on images
     the context scales and shifts channels, by a `sklmeta.backbones.FiLM` layer that

@@ -290,9 +290,10 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, "identity" for rows that are features already, or None for an MLP
-        (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images),
+        "identity" for rows that are features already, or None for an MLP (rows) or a
+        four-block convolution net (images).
 
     inner_lr : float, default=0.1
         Step size of the inner loop. Read when adapting.
@@ -363,9 +364,10 @@ class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, "identity" for rows that are features already, or None for an MLP
-        (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images),
+        "identity" for rows that are features already, or None for an MLP (rows) or a
+        four-block convolution net (images).
 
     inner_lr : float, default=0.1
         Step size of the inner loop. Read when adapting.

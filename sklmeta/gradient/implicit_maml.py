@@ -280,8 +280,9 @@ class ImplicitMAMLClassifier(MetaClassifierMixin, _ImplicitMAMLEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     <implicit maml parameters>
 
@@ -343,8 +344,9 @@ class ImplicitMAMLRegressor(EpisodicRegressorMixin, _ImplicitMAMLEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     <implicit maml parameters>
 

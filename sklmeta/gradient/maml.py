@@ -345,8 +345,9 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     <maml parameters>
 
@@ -418,8 +419,9 @@ class MAMLRegressor(EpisodicRegressorMixin, _MAMLEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     <maml parameters>
 

@@ -223,8 +223,9 @@ class MetaSGDClassifier(MetaClassifierMixin, _MetaSGDEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     inner_lr : float or (float, float), default=(0.005, 0.1)
         What the learned step sizes start from: one number for all, or a range from
@@ -284,8 +285,9 @@ class MetaSGDRegressor(EpisodicRegressorMixin, _MetaSGDEstimator):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, or None for an MLP (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images), or None
+        for an MLP (rows) or a four-block convolution net (images).
 
     inner_lr : float or (float, float), default=(0.005, 0.1)
         What the learned step sizes start from: one number for all, or a range from

@@ -222,9 +222,10 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
     Parameters
     ----------
     backbone : torch.nn.Module, callable, "identity" or None, default=None
-        Maps rows to features: a module to copy, a function of the input shape that
-        returns one, "identity" for rows that are features already, or None for an MLP
-        (rows) or a four-block convolution net (images).
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images),
+        "identity" for rows that are features already, or None for an MLP (rows) or a
+        four-block convolution net (images).
 
     metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
         Distance between features and class means. Read when adapting.
