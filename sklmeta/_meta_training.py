@@ -250,19 +250,16 @@ def train(
 
 
 def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
-    """Warn where adapted models are far worse than none."""
+    """Warn where adapted models are far worse than the mean of all targets.
+
+    Cross-entropy tells less: sure classifiers have large ones, and may still be good.
+    """
     loss = history[-1]["train_loss"] if len(history) else 0.0
-    knows_scale = estimator._classifies or estimator.normalize_y
-    if not knows_scale or loss < USELESS:
+    if estimator._classifies or not estimator.normalize_y or loss < USELESS:
         return
-    guess = (
-        "equal probabilities for all classes have their number's logarithm"
-        if estimator._classifies
-        else "the mean of all targets has about 1"
-    )
     warnings.warn(
-        f"Meta-training ends with a mean query loss of {loss:.3g}, where {guess}: "
-        f"adapted models are worse than none. {remedy}",
+        f"Meta-training ends with a mean query loss of {loss:.3g}, where the mean of "
+        f"all targets has about 1: adapted models are worse than none. {remedy}",
         ConvergenceWarning,
         stacklevel=4,
     )
