@@ -116,7 +116,7 @@ def chosen(method: str, shots: int) -> dict[str, Any]:
         return {"schedule": "cosine", "train_ways": 30 if shots == 1 else 20}
     if method == "reptile":
         # As many looks as others, though each takes fifty steps.
-        return {"validation_episodes": 100}
+        return {"validation_episodes": 100, "inner_lr": 5e-3}
     few = {"test_query": 15, "test_steps": 1, "n_query": 5}
     own = {"schedule": "cosine", "batch_size": 16, **few, "head": "prototype"}
     return own | {"inner_lr": None if method == "metasgd" else 0.1}

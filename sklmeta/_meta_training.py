@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 FIRST_JUDGED = 20  # meta-updates before their loss is judged
+N_LAST = 10  # of them
 USELESS = 10.0  # query loss from which on adapting is worse than not adapting
 
 
@@ -254,8 +255,10 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
 
     Cross-entropy tells less: sure classifiers have large ones, and may still be good.
     """
-    loss = history[-1]["train_loss"] if len(history) else 0.0
-    if estimator._classifies or not estimator.normalize_y or loss < USELESS:
+    if estimator._classifies or not estimator.normalize_y:
+        return
+    loss = _last_loss(estimator, history)
+    if loss < USELESS:
         return
     warnings.warn(
         f"Meta-training ends with a mean query loss of {loss:.3g}, where the mean of "
@@ -263,6 +266,14 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
         ConvergenceWarning,
         stacklevel=4,
     )
+
+
+def _last_loss(estimator: Any, history: History) -> float:
+    """Return the mean query loss of the weights that are kept, about."""
+    if estimator.early_stopping:
+        return float(min(history[:, "valid_loss"]))
+    losses = [row["train_loss"] for row in history[-1, "batches"]]
+    return float(np.median(losses[-N_LAST:]))
 
 
 def resumed_optimizer(estimator: Any) -> dict[str, Any] | None:

@@ -108,17 +108,17 @@ class Preparation(TaskSchema):
 
     def _warn_of_channels_first(self) -> None:
         """Warn of images whose order is probably torch's."""
-        if not self.is_image:
+        if not self.is_image or self.settings.image_shape is not None:
             return
         height, width, channels = shape = self.stored_shape
-        if height in CHANNELS and channels not in CHANNELS and width > max(CHANNELS):
+        if height in CHANNELS and min(width, channels) > max(CHANNELS):
             warnings.warn(
                 f"Images of shape {shape} are taken as (height, width, channels): "
                 f"{channels} channels of {height} x {width} pixels. If they are in "
                 "torch's order, (channels, height, width), give "
                 "X.transpose(0, 2, 3, 1).",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=6,
             )
 
     # Features --------------------------------------------------------------------

@@ -45,10 +45,17 @@ def spell_out(cls: type, base: type) -> None:
 
 def _refusing_others(init: Callable[..., None], owner: str) -> Callable[..., None]:
     """Return an ``__init__`` that names its class, and what may have been meant."""
-    known = list(inspect.signature(init).parameters)
+    parameters_of = inspect.signature(init).parameters
+    known = list(parameters_of)
+    first = [n for n, p in parameters_of.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **parameters: Any) -> None:
+        if len(args) >= len(first):  # `self` is one of them
+            raise TypeError(
+                f"{owner}.__init__() takes {', '.join(first[1:])} by position, got "
+                f"{len(args)} values; name the other parameters."
+            )
         for name in parameters:
             if name not in known:
                 near = get_close_matches(name, known, n=1)

@@ -672,7 +672,10 @@ def test_training_that_ends_worse_than_it_began_is_warned_of():
 
 @pytest.mark.parametrize(
     ("shape", "is_odd"),
-    [((3, 16, 16), True), ((1, 8, 8), True), ((16, 16, 3), False), ((8, 8), False)],
+    [
+        *(((3, 16, 16), True), ((1, 8, 8), True), ((3, 50, 2), False)),
+        *(((16, 16, 3), False), ((8, 8), False)),
+    ],
 )
 def test_images_in_torchs_order_are_warned_of(shape, is_odd):
     X = np.random.default_rng(0).random((24, *shape))
@@ -683,3 +686,4 @@ def test_images_in_torchs_order_are_warned_of(shape, is_odd):
         meta.fit(pool)
     odd = [w for w in caught if "X.transpose(0, 2, 3, 1)" in str(w.message)]
     assert len(odd) == is_odd
+    assert all(one.filename == __file__ for one in odd)

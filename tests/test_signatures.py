@@ -40,3 +40,9 @@ def test_own_parameters_come_first_and_all_are_named():
     assert {"max_iter", "random_state", "normalize_y"} < set(names)
     copy = clone(Own(extra=3, inner_lr=0.2))
     assert (copy.extra, copy.inner_lr) == (3, 0.2)
+
+
+def test_values_by_position_are_refused_by_the_class_that_is_made():
+    with pytest.raises(TypeError, match=r"^MAMLRegressor.* takes backbone by position"):
+        MAMLRegressor(None, 0.1)
+    assert MAMLRegressor("identity").backbone == "identity"

@@ -52,7 +52,8 @@ def _parametrized(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modu
 
     def reduced(layer: nn.Module, protocol: Any) -> tuple[Any, ...]:
         # The hooks read state dicts of torch's older norms, and cannot be pickled.
-        state = {**vars(layer), "_load_state_dict_pre_hooks": OrderedDict()}
+        state: dict[str, Any] = layer.__getstate__()
+        state = {**state, "_load_state_dict_pre_hooks": OrderedDict()}
         return _empty, (base, names), state
 
     attributes = {name: _property(name) for name in names}

@@ -62,12 +62,16 @@ def _refuse_hidden_layers(module: nn.Module) -> None:
             if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
                 continue
             held = value.values() if isinstance(value, dict) else value
-            if any(isinstance(one, nn.Module) and one not in found for one in held):
+            if any(_has_tensors(one) and one not in found for one in held):
                 raise ValueError(
                     f"{where} ({type(layer).__name__}) holds layers in a "
                     f"{type(value).__name__}, {attribute!r}, where torch does not see "
                     "their weights. Use torch.nn.ModuleList or torch.nn.ModuleDict."
                 )
+
+
+def _has_tensors(thing: object) -> bool:
+    return isinstance(thing, nn.Module) and bool(thing.state_dict())
 
 
 def _hooks(layer: nn.Module) -> list[object]:

@@ -9,6 +9,7 @@ refused, naming the layer and what to do. Nets of layers known to work are not t
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -230,8 +231,9 @@ class _Trial:
             if kept:
                 raise ValueError(
                     f"The backbone's {shown_layer(self._module, name)} keeps what "
-                    f"cannot be copied in its attribute {kept[0]!r}. A tensor kept "
-                    f"there must have no graph: self.{kept[0]} = value.detach()."
+                    f"cannot be copied in its attribute {kept[0]!r}, a "
+                    f"{type(held[kept[0]]).__name__}. Do not keep it; a tensor may be "
+                    "kept without its graph (value.detach())."
                 )
 
     def _try_checkpoints(self) -> None:
@@ -242,7 +244,8 @@ class _Trial:
             probe.checkpoint_steps = steps
             with torch.random.fork_rng(devices=cuda_devices()):
                 found.append(_meta_gradient(probe, self.episodes))
-        if not self._same(*found):
+        finite = all(bool(t.isfinite().all()) for t in itertools.chain(*found))
+        if finite and not self._same(*found):
             raise ValueError(
                 "checkpoint_steps=True computes inner steps twice, and the backbone "
                 "does something else the second time: it changes state that is no "

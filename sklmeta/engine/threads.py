@@ -296,8 +296,9 @@ class _Snapshot(pickle.Pickler):
             return id(value), str(value.dtype), tuple(value.shape), _digest(value)
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
-        if isinstance(value, FunctionType) and value.__closure__ is None:
-            return id(value)  # it has no state, and may have no name
+        if isinstance(value, FunctionType):  # its state is what it closes over
+            cells = value.__closure__ or ()
+            return id(value), tuple(cell.cell_contents for cell in cells)
         return None
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sklmeta._parameters import filled_in
 from sklmeta.backbones.build import feature_size
-from sklmeta.backbones.film import FiLM
+from sklmeta.backbones.film import FiLM, Modulated
 from sklmeta.engine.batches import Rows
 from sklmeta.gradient._estimator import with_gradient_parameters
 from sklmeta.gradient.network import GradientLearner
@@ -168,10 +168,16 @@ def refuse_unused_film(backbone: nn.Module, input_shape: tuple[int, ...]) -> Non
     if used:
         return
     first = next(iter(films))
+    behind = first.rpartition(".")[0]
+    if not isinstance(backbone.get_submodule(behind), Modulated):
+        raise ValueError(
+            f"The backbone's forward never calls its FiLM layer {first!r}: the "
+            "context would have no effect."
+        )
     raise ValueError(
-        f"The context modulates what comes behind {first.rpartition('.')[0]!r}, a "
-        "layer that the backbone's forward never calls: the context would have no "
-        "effect. Call the layer, rather than a function with its weights, or put a "
+        f"The context modulates what comes behind {behind!r}, a layer that the "
+        "backbone's forward never calls: the context would have no effect. Call the "
+        "layer, rather than a function with its weights, or put a "
         "sklmeta.backbones.FiLM layer of your own where forward calls it."
     )
 

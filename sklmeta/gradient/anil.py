@@ -398,9 +398,7 @@ class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
 
     Notes
     -----
-    The paper takes MAML's recipe for Omniglot, 20-way: ``inner_lr=0.1``,
-    ``inner_steps=5``, ``batch_size=16``, ``outer_lr=1e-3``, ``head="fixed"`` and
-    ``transductive=True``. It has no experiment in regression.
+    The paper has no experiment in regression.
 
     References
     ----------

@@ -103,5 +103,8 @@ def test_layers_that_torch_does_not_see(held, kind):
         check_ready(module)
 
 
-def test_lists_of_layers_that_torch_sees_pass():
-    check_ready(seeded(lambda: Hiding(lambda new, old: [old, 3])))
+@pytest.mark.parametrize(
+    "held", [lambda new, old: [old, 3], lambda new, old: {"relu": nn.ReLU()}]
+)
+def test_lists_of_layers_that_torch_sees_or_need_not_see(held):
+    check_ready(seeded(lambda: Hiding(held)))

@@ -16,6 +16,7 @@ from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.modules import no_trace, try_out
+from sklmeta.exceptions import MetaTrainingError
 from sklmeta.gradient import MAML
 
 # Backbones of every kind that users bring, as small as they go; rows of three.
@@ -114,6 +115,11 @@ class Centred(nn.Module):
 
     def forward(self, x):
         return torch.tanh(self.linear(x - x.mean(0)))
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x[:, :N_FEATURES].square()
 
 
 class Detached(nn.Module):
@@ -373,7 +379,7 @@ REFUSED = {
     "functional batch norm": (FunctionalBatchNorm, "depend on the other rows"),
     "keeps a graph": (
         lambda: nn.Sequential(Keeping(True), nn.Linear(4, 4)),
-        r"layer '0' \(Keeping\) keeps.*'last'.*self\.last = value\.detach",
+        r"layer '0' \(Keeping\) keeps.*'last'.*value\.detach",
     ),
     "keeps a graph, a buffer": (
         lambda: Keeping(True, buffer=True),
@@ -591,6 +597,13 @@ def test_other_rows_matter_to_batch_normalisation_where_that_is_wanted():
     task = make_tasks()[0]
     model = meta.adapt(task.X, task.y)
     assert not np.allclose(model.predict(task.X)[:3], model.predict(task.X[:3]))
+
+
+def test_divergence_is_not_taken_for_steps_that_differ():
+    module = seeded(lambda: nn.Sequential(linear(), nn.ReLU(), Squared(), linear(4)))
+    options = OPTIONS | {"inner_steps": 3, "checkpoint_steps": True, "inner_lr": 1e30}
+    with pytest.raises(MetaTrainingError, match="Lower inner_lr"):
+        MAMLRegressor(module, **options).fit(make_tasks())
 
 
 def test_steps_that_differ_when_taken_again_are_refused():
