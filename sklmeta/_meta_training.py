@@ -257,7 +257,7 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
     """
     if estimator._classifies or not estimator.normalize_y:
         return
-    loss = _last_loss(estimator, history)
+    loss = _last_loss(history)
     if loss < USELESS:
         return
     warnings.warn(
@@ -268,9 +268,11 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
     )
 
 
-def _last_loss(estimator: Any, history: History) -> float:
+def _last_loss(history: History) -> float:
     """Return the mean query loss of the weights that are kept, about."""
-    if estimator.early_stopping:
+    if not len(history):  # an interrupted epoch is dropped
+        return 0.0
+    if "valid_loss" in history[-1]:
         return float(min(history[:, "valid_loss"]))
     losses = [row["train_loss"] for row in history[-1, "batches"]]
     return float(np.median(losses[-N_LAST:]))

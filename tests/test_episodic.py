@@ -720,3 +720,9 @@ def test_meta_training_beats_a_line_through_the_support_rows():
         )
     ours, theirs = np.mean(errors, axis=0)
     assert ours < theirs
+
+
+def test_partial_fit_has_nobody_held_out_to_judge_by():
+    meta = MAMLRegressor(early_stopping=True, batch_size=1, random_state=0)
+    meta.partial_fit(make_sinusoids(24, random_state=0))
+    assert meta.n_iter_ >= 24
