@@ -219,6 +219,7 @@ def train(
     `n_done_before` counts the updates that it goes on from; without a plan, nobody
     knows how many are to come.
     """
+    stops = estimator.early_stopping and validation is not None
     sizes = [f"{n} (now {getattr(estimator, n)!r})" for n in estimator._step_sizes]
     options = TrainingOptions(
         optimizer=estimator.optimizer,
@@ -227,7 +228,7 @@ def train(
         n_done_before=n_done_before,
         has_plan=has_plan,
         eval_every=estimator.eval_every,
-        patience=estimator.n_iter_no_change if estimator.early_stopping else None,
+        patience=estimator.n_iter_no_change if stops else None,
         callbacks=estimator.callbacks or (),
         verbose=estimator.verbose,
         remedy=f"Lower {' or '.join(sizes)}, scale features with long tails, or clip "
