@@ -275,7 +275,8 @@ def _last_loss(history: History) -> float:
         return 0.0
     if "valid_loss" in history[-1]:
         return float(min(history[:, "valid_loss"]))
-    losses = [row["train_loss"] for row in history[-1, "batches"]]
+    rows = [row for row in history[-1, "batches"] if "train_loss" in row]
+    losses = [row["train_loss"] for row in rows]
     return float(np.median(losses[-N_LAST:]))
 
 
