@@ -256,9 +256,9 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
 
     Cross-entropy tells less: sure classifiers have large ones, and may still be good.
     """
-    if estimator._classifies or not estimator.normalize_y:
-        return
-    loss = _last_loss(history)
+    if estimator._classifies or estimator.normalize_y in (False, "task"):
+        return  # in units of a few support rows, losses have no such scale
+    loss = _last_loss(history, estimator.early_stopping)
     if loss < USELESS:
         return
     warnings.warn(
@@ -269,12 +269,13 @@ def _warn_of_useless(estimator: Any, history: History, remedy: str) -> None:
     )
 
 
-def _last_loss(history: History) -> float:
+def _last_loss(history: History, best_is_kept: bool) -> float:
     """Return the mean query loss of the weights that are kept, about."""
     if not len(history):  # an interrupted epoch is dropped
         return 0.0
     if "valid_loss" in history[-1]:
-        return float(min(history[:, "valid_loss"]))
+        losses = history[:, "valid_loss"]
+        return float(min(losses) if best_is_kept else losses[-1])
     rows = [row for row in history[-1, "batches"] if "train_loss" in row]
     losses = [row["train_loss"] for row in rows]
     return float(np.median(losses[-N_LAST:]))

@@ -117,9 +117,8 @@ compile : bool, default=False
 mixed_precision : bool, default=False
     Run the backbone in bfloat16 in meta-training, by torch's autocast; weights,
     gradients and losses stay in single precision, and so do adapting and predicting
-    afterwards. Made for wide nets on devices with bfloat16 units: on a CPU with such
-    instructions, layers of 512 units were 1.4 times as fast, and small nets and
-    convolutions slower. Memory stays about the same.
+    afterwards. Made for wide nets on devices with bfloat16 units: small nets and
+    convolutions on a CPU can become slower. Memory stays about the same.
 
 memory_limit : int, str or None, default=None
     Bytes that a meta-update, or adapting many tasks at once, may take: an int, or a

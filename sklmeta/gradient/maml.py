@@ -379,7 +379,7 @@ class MAMLClassifier(MetaClassifierMixin, _MAMLEstimator):
     and, as long as second derivatives are taken, to `inner_steps`: every step keeps its
     graph. `memory_limit` bounds the tasks taken at once. With ``checkpoint_steps=True``
     a step adds one set of weights per task instead of its graph, for up to twice the
-    time: 20 steps on images took 6 MB instead of 51 MB in 1.6 times the time, while
+    time: 20 steps on images took 6 MB instead of 51 MB in 1.4 times the time, while
     narrow nets on few rows save little. ``first_order=True`` keeps no graph; ANIL's
     holds the head alone, and the memory of implicit MAML does not grow with the steps.
 
