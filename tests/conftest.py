@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,8 @@ def data_home():
 
 @pytest.fixture(autouse=True)
 def _same_draws():
-    """Seed torch's global generator: layers made in tests do not depend on the order
-    or the process the tests run in.
+    """Seed the global generators of torch and numpy: layers made in tests, and what
+    `random_state=None` draws, do not depend on the order or the process of the tests.
     """
     torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
