@@ -30,11 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklmeta._parameters import check_choice, check_positive, with_common_parameters
-from sklmeta.backbones.normalization import mixes_rows
 from sklmeta.base import MetaClassifierMixin
-from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.learner import Learner, State
-from sklmeta.engine.mapping import passing
+from sklmeta.engine.batches import Rows
+from sklmeta.engine.embedding import EmbeddingLearner
+from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
@@ -42,7 +41,7 @@ __all__ = ["ProtoNet", "ProtoNetClassifier"]
 METRICS = ("sqeuclidean", "cosine")
 
 
-class ProtoNet(Learner):
+class ProtoNet(EmbeddingLearner):
     """Prototypical network as a torch module.
 
     Parameters
@@ -88,110 +87,47 @@ class ProtoNet(Learner):
         metric: str = "sqeuclidean",
         temperature: float | None = None,
     ) -> None:
-        super().__init__("classification")
-        self.backbone = backbone
-        self.n_outputs = n_outputs
+        super().__init__("classification", backbone, n_outputs)
         self.metric = metric
         self.temperature = temperature
 
-    def adapt(self, support: Rows) -> State:
+    def adapt_features(self, features: Tensor, support: Rows) -> State:
         """Return the prototypes of each task.
 
         Parameters
         ----------
+        features : Tensor of shape (T, S, n_features)
+            Of the support rows.
         support : Rows
-            x (T, S, *F), y (T, S), mask (T, S), n_way (T,) with local labels.
+            y (T, S), mask (T, S), n_way (T,) with local labels.
 
         Returns
         -------
         dict
             "prototypes" (T, N, n_features) and "ways" (T, N), True where a way has
             support rows.
-
-        Raises
-        ------
-        ValueError
-            If labels are local and `support.n_way` is missing.
         """
-        return self._prototypes(self._embed(support.x), support)
+        member = self.members(support, features.dtype)  # (T, S, N)
+        count = member.sum(1)  # (T, N)
+        total = member.transpose(1, 2) @ features  # (T, N, n_features)
+        prototypes = total / count.clamp(min=1).unsqueeze(-1)  # equation (1)
+        return {"prototypes": prototypes, "ways": count > 0}
 
-    def predict(self, state: State, x: Tensor) -> Tensor:
+    def predict_features(self, state: State, features: Tensor) -> Tensor:
         """Return logits: negative distances to the prototypes over the temperature.
 
         Parameters
         ----------
         state : dict
-            What `adapt` returned.
-        x : Tensor of shape (T, Q, *F)
-            Query rows.
+            What `adapt_features` returned.
+        features : Tensor of shape (T, Q, n_features)
+            Of the query rows.
 
         Returns
         -------
         Tensor of shape (T, Q, N)
             -inf for ways without support rows.
         """
-        return self._logits(state, self._embed(x))
-
-    def meta_loss(self, episodes: Episodes) -> Tensor:
-        """Return the query loss of each episode, (T,).
-
-        Support and query rows pass the backbone in one call, as in the paper's code:
-        in training, batch normalisation sees the whole episode.
-        """
-        support, query = episodes.support, episodes.query
-        n_support = support.x.shape[1]
-        features = self._embed(torch.cat([support.x, query.x], 1))
-        state = self._prototypes(features[:, :n_support], support)
-        logits = self._logits(state, features[:, n_support:])
-        seen = state["ways"].gather(1, query.y)
-        answerable = Rows(query.x, query.y, query.mask & seen, query.n_way)
-        return self.loss(logits, answerable)
-
-    def on_features(self) -> tuple[nn.Module, Learner] | None:
-        """Return the backbone, and the same comparison of its features.
-
-        Returns
-        -------
-        tuple of (nn.Module, ProtoNet), or None
-            None where the backbone normalises by the batch that comes in.
-        """
-        if mixes_rows(self.backbone):
-            return None
-        learner = ProtoNet(
-            nn.Identity(),
-            self.n_outputs,
-            metric=self.metric,
-            temperature=self.temperature,
-        )
-        return self.backbone, learner.train(self.training)
-
-    def _embed(self, x: Tensor) -> Tensor:
-        """Map (T, S, *F) to (T, S, n_features), episodes apart where they matter."""
-        with passing(self, x.device):
-            if self.training and self.needs_equal_rows:
-                features = torch.stack([self.backbone(rows) for rows in x])
-            else:
-                features = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return features.to(x.dtype)
-
-    def _prototypes(self, features: Tensor, support: Rows) -> State:
-        n_ways = self.n_outputs
-        if n_ways is None:
-            if support.n_way is None:
-                raise ValueError(
-                    "ProtoNet with local labels (n_outputs=None) needs Rows.n_way, "
-                    "the number of ways of each task."
-                )
-            n_ways = int(support.n_way.max())
-        member = F.one_hot(support.y, n_ways) * support.mask.unsqueeze(-1)  # (T, S, N)
-        member = member.to(features.dtype)
-        count = member.sum(1)  # (T, N)
-        total = member.transpose(1, 2) @ features  # (T, N, n_features)
-        prototypes = total / count.clamp(min=1).unsqueeze(-1)  # equation (1)
-        return {"prototypes": prototypes, "ways": count > 0}
-
-    def _logits(self, state: State, features: Tensor) -> Tensor:
-        """Equation (2), features (T, Q, n_features) to (T, Q, N)."""
         prototypes = state["prototypes"]
         if self.metric == "cosine":
             unit = F.normalize(features, dim=-1)
