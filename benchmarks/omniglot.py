@@ -2,10 +2,14 @@
 
     python benchmarks/omniglot.py --method protonet --ways 5 --shots 1
     python benchmarks/omniglot.py --method maml --ways 5 --shots 5 --minutes 25
+    python benchmarks/omniglot.py --method ridge --ways 20 --also-ways 5 --shots 5
 
 Methods: MAML with convolutions (maml), with an MLP (mamlmlp) and of first order
-(fomaml), ANIL (anil), Meta-SGD (metasgd), Reptile (reptile) and prototypical networks
-(protonet).
+(fomaml), ANIL (anil), Meta-SGD (metasgd) and Reptile (reptile); and those that compare
+features (`_omniglot_metric.py`): prototypical networks (protonet), matching networks
+with cosine (matching) and Euclidean (matchingl2) attention, with full context
+embeddings (matchingfce, matchingl2fce), relation networks (relation) and R2-D2 (ridge).
+One meta-training of theirs serves any number of ways, `--also-ways`.
 
 Meta-trains on 1,100 of the 1,200 training characters, each turned by 0, 90, 180 and 270
 degrees, until the time is up. The other 100 characters choose the weights that are
@@ -21,12 +25,11 @@ import argparse
 import copy
 import functools
 import math
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from _omniglot_metric import METRIC, metric_choice, metric_recipe
 from _report import (
     Benchmark,
     add_common_options,
@@ -34,7 +37,7 @@ from _report import (
     format_interval,
     mean_interval,
 )
-from skorch.callbacks import Callback
+from _time_budget import Judge, TimeBudget, hold_out_characters
 from torch import nn
 
 from sklmeta import (
@@ -42,17 +45,15 @@ from sklmeta import (
     ClassPool,
     MAMLClassifier,
     MetaSGDClassifier,
-    ProtoNetClassifier,
     ReptileClassifier,
 )
 from sklmeta.backbones import ConvNet
 from sklmeta.backbones.initialization import make_linear
 from sklmeta.datasets import fetch_omniglot
-from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec, RowPool
-from sklmeta.engine.inference import run_episodes
-from sklmeta.engine.learner import Learner
+from sklmeta.engine.episodes import EpisodeSpec
 
-METHODS = ("maml", "mamlmlp", "fomaml", "anil", "metasgd", "reptile", "protonet")
+GRADIENT = ("maml", "mamlmlp", "fomaml", "anil", "metasgd", "reptile")
+METHODS = (*GRADIENT, *METRIC)
 # Their papers print numbers, but neither the code nor all settings for them.
 RECIPE_OF_MAML = ("anil", "metasgd")
 HIDDEN = (256, 128, 64, 64)
@@ -60,6 +61,8 @@ HIDDEN = (256, 128, 64, 64)
 
 def paper_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
     """Return how the method's paper (or its code) meta-trains and tests."""
+    if method in METRIC:
+        return metric_recipe(method, ways, shots)
     common = {"width": 64, "outer_lr": 1e-3, "train_shots": shots}
     if method == "reptile":
         return {
@@ -75,15 +78,6 @@ def paper_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
             "test_steps": 50,
             "head": "fixed",
             "schedule": "linear",
-        }
-    if method == "protonet":
-        return {
-            **common,
-            "downsample": "pool",
-            "train_ways": 60,
-            "n_query": 5,
-            "batch_size": 1,
-            "schedule": "halving",
         }
     few = ways <= 5 or method == "metasgd"
     if method == "mamlmlp":
@@ -112,8 +106,8 @@ def chosen(method: str, shots: int) -> dict[str, Any]:
     testing than in training lowered accuracy; class means, with a smaller inner rate,
     raised it.
     """
-    if method == "protonet":
-        return {"schedule": "cosine", "train_ways": 30 if shots == 1 else 20}
+    if method in METRIC:
+        return metric_choice(method, shots)
     if method == "reptile":
         # As many looks as others, though each takes fifty steps.
         return {"validation_episodes": 100, "inner_lr": 5e-3}
@@ -142,125 +136,6 @@ def dense(input_shape: tuple[int, ...], seed: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Judge:
-    """Accuracy on fixed N-way episodes of a pool of classes."""
-
-    def __init__(
-        self,
-        pool: ClassPool,
-        spec: EpisodeSpec,
-        n_episodes: int,
-        seed: int,
-        device: str = "cpu",
-    ) -> None:
-        rows = pool.rows()
-        images = torch.from_numpy(np.ascontiguousarray(rows.X))[..., None]
-        names = pool.classes.tolist()
-        rows_by_class = RowPool.from_classes(images, rows.offsets, names, device)
-        self.sampler = EpisodeSampler(rows_by_class, spec)
-        generator = torch.Generator().manual_seed(seed)
-        self.index = self.sampler.draw(n_episodes, generator)
-
-    def accuracies(self, learner: Learner, episodes_at_once: int = 50) -> np.ndarray:
-        """Return each episode's accuracy on its query rows."""
-        parts = []
-        for start in range(0, len(self.index), episodes_at_once):
-            part = self.index[start : start + episodes_at_once]
-            episodes = self.sampler.gather(part)
-            best = run_episodes(learner, episodes).argmax(-1)
-            parts.append((best == episodes.query.y.cpu()).double().mean(1))
-        return torch.cat(parts).numpy()
-
-
-class TimeBudget(Callback):
-    """Ends meta-training when the time is up, and keeps the best weights till then.
-
-    Also sets the outer learning rate by the share of the budget that is spent.
-    """
-
-    def __init__(
-        self,
-        judge: Judge,
-        options: dict[str, Any],
-        seconds: float,
-        every: float,
-        schedule: str,
-    ) -> None:
-        self.judge = judge
-        self.options = options
-        self.seconds = seconds
-        self.every = every
-        self.schedule = schedule
-        self.curve: list[dict[str, float]] = []
-        self.best_weights: dict[str, torch.Tensor] | None = None
-        self.is_over = False
-        self.n_updates = 0
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.begin
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.begin = time.perf_counter()
-        self.next_look = self.every
-
-    def on_batch_end(self, net: Any, training: bool = True, **kwargs: Any) -> None:
-        if not training:
-            return
-        self.n_updates += 1
-        for group in net.optimizer_.param_groups:
-            group["lr"] = net.lr * self._factor()
-        if self.elapsed > self.next_look:
-            self.look(net)
-            self.next_look = self.elapsed + self.every
-        if self.elapsed > self.seconds:
-            self.is_over = True
-            raise KeyboardInterrupt  # how skorch's callbacks end training
-
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        self.look(net)
-
-    def look(self, net: Any) -> None:
-        """Add a point to the curve; keep the weights if they are the best yet."""
-        learner = net.module_.eval()
-        accuracy = self.judge.accuracies(learner.with_options(**self.options)).mean()
-        if accuracy >= max((point["accuracy"] for point in self.curve), default=0):
-            self.best_weights = copy.deepcopy(learner.state_dict())
-        point = {
-            "seconds": round(self.elapsed, 1),
-            "updates": self.n_updates,
-            "accuracy": float(accuracy),
-        }
-        self.curve.append(point)
-        print(
-            f"{point['seconds']:>8.0f} s {self.n_updates:>7} updates  "
-            f"{accuracy:.2%} on validation characters",
-            flush=True,
-        )
-
-    def _factor(self) -> float:
-        spent = min(self.elapsed / self.seconds, 1)
-        if self.schedule == "cosine":
-            return (1 + math.cos(math.pi * spent)) / 2
-        if self.schedule == "linear":
-            return 1 - spent
-        if self.schedule == "halving":
-            return 0.5 ** (self.n_updates // 2000)
-        return 1.0
-
-
-def hold_out_characters(
-    pool: ClassPool, n_characters: int, seed: int
-) -> tuple[ClassPool, ClassPool]:
-    """Split off characters with all their rotations; those held out upright only."""
-    characters = np.array([c.split("/rot")[0] for c in pool.classes])
-    upright = np.array(["/rot" not in c for c in pool.classes])
-    names = np.unique(characters)
-    held = np.random.default_rng(seed).choice(names, n_characters, replace=False)
-    is_held = np.isin(characters, held)
-    return pool[~is_held], pool[is_held & upright]
-
-
 def make_meta(args: argparse.Namespace, callback: TimeBudget) -> Any:
     """Return the unfitted estimator that the options ask for."""
     backbone = functools.partial(
@@ -280,8 +155,8 @@ def make_meta(args: argparse.Namespace, callback: TimeBudget) -> Any:
         "device": args.device,
         "random_state": args.seed,
     }
-    if args.method == "protonet":
-        return ProtoNetClassifier(**common)
+    if args.method in METRIC:
+        return METRIC[args.method](**common)
     common |= {"head": args.head, "transductive": not args.inductive}
     if args.method == "reptile":
         common |= {"n_shot": args.shots, "n_query": None}
@@ -339,7 +214,7 @@ def test_spec(args: argparse.Namespace) -> EpisodeSpec:
 
 def test_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what is changed at adaptation on validation and test episodes."""
-    return {} if args.method == "protonet" else {"inner_steps": args.test_steps}
+    return {} if args.method in METRIC else {"inner_steps": args.test_steps}
 
 
 def test(args: argparse.Namespace, meta: Any, pool: ClassPool) -> dict[str, Any]:
@@ -347,7 +222,7 @@ def test(args: argparse.Namespace, meta: Any, pool: ClassPool) -> dict[str, Any]
     spec, seed = test_spec(args), args.seed + 1
     judge = Judge(pool, spec, args.test_episodes, seed, args.device)
     learner = meta.learner_.with_options(**test_options(args))
-    if args.method == "protonet":
+    if args.method in METRIC:
         return {"inductive": mean_interval(judge.accuracies(learner))}
     results = {}
     for transductive in (True, False):
@@ -365,6 +240,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--method", choices=METHODS, required=True)
     add("--ways", "--n-way", type=int, default=5)
+    add("--also-ways", type=int, nargs="*", default=(), help="test the weights there")
     add("--shots", "--n-shot", type=int, default=1)
     add("--max-minutes", "--minutes", type=float, default=25, help="of meta-training")
     add("--max-updates", type=int, default=10**9)
@@ -395,6 +271,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_device_option(parser)
     add_common_options(parser, threads=2)
     args = parser.parse_args(argv)
+    if args.also_ways and args.method in GRADIENT:
+        parser.error(f"{args.method} is meta-trained for one number of ways")
     defaults = {
         "validation_episodes": 300,
         **paper_recipe(args.method, args.ways, args.shots),
@@ -422,7 +300,7 @@ def deviations(args: argparse.Namespace) -> list[str]:
         for name, value in paper.items()
         if getattr(args, name) != value
     ]
-    if args.method != "protonet":
+    if args.method in GRADIENT:
         starts = {
             "shared": "every way's output weights start at zero",
             "prototype": "output weights start from class means",
@@ -443,14 +321,34 @@ def deviations(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Meta-train, test, print and write the record."""
+    """Meta-train, test, print and write the records."""
     args = parse(argv)
-    name = f"omniglot_{args.method}_{args.ways}w{args.shots}s{args.tag}"
-    benchmark = Benchmark(name, args.seed, args.threads, args.output, args.device)
     train, held_out = fetch_omniglot(data_home=args.data_home)
+    benchmarks = {
+        ways: Benchmark(
+            f"omniglot_{args.method}_{ways}w{args.shots}s{args.tag}",
+            *(args.seed, args.threads, args.output, args.device),
+        )
+        for ways in (args.ways, *args.also_ways)
+    }
     meta, budget = meta_train(args, train)
-    training_s = budget.curve[-1]["seconds"]
+    note = [f"validated on {args.ways}-way episodes"] if args.also_ways else []
+    for ways, benchmark in benchmarks.items():
+        args.ways = ways
+        record(args, meta, budget, held_out, benchmark, note)
+
+
+def record(
+    args: argparse.Namespace,
+    meta: Any,
+    budget: TimeBudget,
+    held_out: ClassPool,
+    benchmark: Benchmark,
+    note: list[str],
+) -> None:
+    """Test at one number of ways, print and write the record."""
     accuracy = test(args, meta, held_out)
+    training_s = budget.curve[-1]["seconds"]
     for kind, interval in accuracy.items():
         print(
             f"{args.method} {args.ways}-way {args.shots}-shot, {kind}: "
@@ -458,9 +356,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     print(f"{budget.n_updates} meta-updates in {training_s / 60:.1f} minutes")
     hidden = ("seed", "threads", "output", "data_home", "tag", "device", "note")
+    hidden += ("also_ways",)
     benchmark.write(
         parameters={k: v for k, v in vars(args).items() if k not in hidden},
-        deviations=deviations(args) + args.note,
+        deviations=deviations(args) + note + args.note,
         results={
             "accuracy": accuracy,
             "training_s": training_s,
