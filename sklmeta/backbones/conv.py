@@ -28,6 +28,8 @@ class ConvNet(nn.Module):
         How a block halves its images: 2x2 max-pooling, or a convolution of stride 2,
         which takes about a quarter of the operations. Images one pixel high or wide
         are halved no further, so that four blocks also fit 8x8 images.
+    n_halvings : int, default=None
+        How many of the first blocks halve their images; None for all.
     generator : torch.Generator, default=None
         Where the weights are drawn from, by the distribution of `torch.nn.Conv2d`;
         None draws different ones every time. The global generator is left alone.
@@ -36,11 +38,14 @@ class ConvNet(nn.Module):
     ----------
     out_features : int
         Number of features that come out.
+    map_shape : tuple of int of shape (3,)
+        Channels, height and width of the image whose pixels the features are.
 
     Raises
     ------
     ValueError
-        If `input_shape` is no image's, a count is below 1, or `downsample` unknown.
+        If `input_shape` is no image's, a count is below 1 (`n_halvings`: 0), or
+        `downsample` unknown.
 
     Notes
     -----
@@ -72,21 +77,24 @@ class ConvNet(nn.Module):
         n_blocks: int = 4,
         downsample: str = "pool",
         *,
+        n_halvings: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_parameters(input_shape, width, n_blocks, downsample)
+        n_halvings = n_blocks if n_halvings is None else n_halvings
+        _check_parameters(input_shape, width, n_blocks, downsample, n_halvings)
         generator = new_generator() if generator is None else generator
         channels, *sides = input_shape
         blocks = []
-        for _ in range(n_blocks):
-            halve = min(sides) >= 2
+        for block in range(n_blocks):
+            halve = block < n_halvings and min(sides) >= 2
             blocks.append(_block(channels, width, downsample, halve, generator))
             if halve:
                 # A padded filter of stride 2 also visits the last column of odd sides.
                 sides = [(s + (downsample == "stride")) // 2 for s in sides]
             channels = width
         self.blocks = nn.Sequential(*blocks)
+        self.map_shape = (width, sides[0], sides[1])
         self.out_features = width * sides[0] * sides[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +139,11 @@ _FUSED = ([TaskBatchNorm, nn.MaxPool2d, nn.ReLU], [TaskBatchNorm, nn.ReLU])
 
 
 def _check_parameters(
-    input_shape: Sequence[int], width: int, n_blocks: int, downsample: str
+    input_shape: Sequence[int],
+    width: int,
+    n_blocks: int,
+    downsample: str,
+    n_halvings: int,
 ) -> None:
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
@@ -143,5 +155,7 @@ def _check_parameters(
             "ConvNet needs at least one filter and one block, got "
             f"width={width!r} and n_blocks={n_blocks!r}."
         )
+    if n_halvings < 0:
+        raise ValueError(f"n_halvings must be 0 or more, got {n_halvings!r}.")
     if downsample not in ("pool", "stride"):
         raise ValueError(f"downsample must be 'pool' or 'stride', got {downsample!r}.")

@@ -42,6 +42,19 @@ def test_output_size(input_shape, downsample, out_features):
     assert backbone(images(2, *input_shape)).shape == (2, out_features)
 
 
+@pytest.mark.parametrize(
+    ("n_halvings", "map_shape"),
+    [(None, (64, 1, 1)), (2, (64, 7, 7)), (0, (64, 28, 28)), (9, (64, 1, 1))],
+)
+def test_first_blocks_alone_may_halve(n_halvings, map_shape):
+    backbone = net((1, 28, 28), n_halvings=n_halvings)
+    x = images(2, 1, 28, 28)
+    assert backbone.map_shape == backbone.blocks(x).shape[1:] == map_shape
+    assert torch.equal(backbone(x), backbone.blocks(x).flatten(1))
+    with pytest.raises(ValueError, match="n_halvings must be 0 or more, got -1"):
+        net((1, 28, 28), n_halvings=-1)
+
+
 @pytest.mark.parametrize("downsample", ["pool", "stride"])
 def test_equals_the_papers_blocks(downsample):
     backbone = net((3, 9, 9), width=5, n_blocks=2, downsample=downsample)
