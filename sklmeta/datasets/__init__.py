@@ -3,6 +3,7 @@
 from sklmeta.datasets.digits import load_digits_pool
 from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.omniglot import fetch_omniglot
+from sklmeta.datasets.omniglot_runs import fetch_omniglot_runs
 from sklmeta.datasets.parkinsons import fetch_parkinsons
 from sklmeta.datasets.school import fetch_school
 from sklmeta.datasets.sinusoids import Sinusoids, make_sinusoids
@@ -12,6 +13,7 @@ __all__ = [
     "Sinusoids",
     "fetch_leaves100",
     "fetch_omniglot",
+    "fetch_omniglot_runs",
     "fetch_parkinsons",
     "fetch_school",
     "fetch_sleepstudy",

@@ -6,15 +6,18 @@ characters, and is judged on telling apart characters that it has never seen.
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sklmeta._parameters import check_choice
+from sklmeta.datasets._drawings import (
+    check_image_size,
+    read_drawing,
+    require_pillow,
+)
 from sklmeta.datasets._fetch import (
     Archive,
     data_home_path,
@@ -104,6 +107,10 @@ def fetch_omniglot(
     ValueError
         If a parameter has a value that is not listed above.
 
+    See Also
+    --------
+    fetch_omniglot_runs : Twenty fixed one-shot tasks of the evaluation alphabets.
+
     References
     ----------
     .. [1] Lake, B. M., Salakhutdinov, R. & Tenenbaum, J. B. (2015). Human-level
@@ -121,8 +128,8 @@ def fetch_omniglot(
     """
     check_choice("split", split, _SPLITS)
     check_choice("rotations", rotations, _ROTATIONS)
-    _check_image_size(image_size)
-    _require_pillow()
+    check_image_size(image_size)
+    require_pillow("fetch_omniglot")
     folder = data_home_path(data_home) / "omniglot"
     paths = [
         fetch_file(archive, folder, download_if_missing=download_if_missing)
@@ -170,43 +177,10 @@ def _read_characters(
     with zipfile.ZipFile(path) as archive:
         members = image_members(archive)
         images = np.stack(
-            [_read_image(archive.read(member), image_size) for member in members]
+            [read_drawing(archive.read(member), image_size) for member in members]
         )
     folders = [
         member.filename.split("/", 1)[1].rsplit("/", 1)[0]
         for member in members[::_N_DRAWERS]
     ]
     return images.reshape(-1, _N_DRAWERS, *images.shape[1:]), folders
-
-
-def _read_image(png: bytes, image_size: int | None) -> np.ndarray:
-    """Decode one drawing as uint8 of shape (side, side), ink 255 on 0."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as file:
-        # The files have one bit a pixel; Pillow only blends pixels of grey images.
-        image = file.convert("L")
-    if image_size is not None:
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    return 255 - np.asarray(image)
-
-
-def _check_image_size(image_size: Any) -> None:
-    if image_size is None:
-        return
-    is_integer = isinstance(image_size, (int, np.integer))
-    if not is_integer or isinstance(image_size, bool) or image_size < 1:
-        raise ValueError(
-            f"image_size must be an int of at least 1, or None for the original "
-            f"105 pixels, got {image_size!r}."
-        )
-
-
-def _require_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "fetch_omniglot reads PNG images with Pillow, which is not installed: "
-            "pip install sklmeta[images] (or: pip install pillow)."
-        ) from error
