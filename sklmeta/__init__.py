@@ -26,7 +26,8 @@ from sklmeta.gradient import (
     ReptileClassifier,
     ReptileRegressor,
 )
-from sklmeta.metric import ProtoNetClassifier
+from sklmeta.hausdorff import ModifiedHausdorffClassifier
+from sklmeta.metric import MatchingNetClassifier, ProtoNetClassifier
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.tasks import (
     ClassPool,
@@ -50,10 +51,12 @@ __all__ = [
     "ImplicitMAMLRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
+    "MatchingNetClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
     "MetaTrainingError",
+    "ModifiedHausdorffClassifier",
     "PerTaskClassifier",
     "PerTaskRegressor",
     "PooledClassifier",
