@@ -13,6 +13,7 @@ from sklmeta import (
     ImplicitMAMLRegressor,
     MAMLClassifier,
     MAMLRegressor,
+    MatchingNetClassifier,
     MetaSGDClassifier,
     MetaSGDRegressor,
     PerTaskClassifier,
@@ -57,6 +58,16 @@ ESTIMATORS = [
     MAMLClassifier(inner_lr=0.3, inner_steps=2, max_iter=200, outer_lr=5e-3),
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3
+    ),
+    MatchingNetClassifier(max_iter=60, outer_lr=3e-3),
+    MatchingNetClassifier(
+        small_backbone,
+        metric="sqeuclidean",
+        learn_temperature=True,
+        context_embeddings=True,
+        n_processing_steps=2,
+        max_iter=60,
+        outer_lr=3e-3,
     ),
     MetaSGDClassifier(max_iter=200, outer_lr=5e-3),
     MetaSGDRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
