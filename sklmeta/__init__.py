@@ -6,6 +6,7 @@ from sklmeta.baselines import (
     PooledClassifier,
     PooledRegressor,
 )
+from sklmeta.closed_form import RidgeNetClassifier, RidgeNetRegressor
 from sklmeta.exceptions import (
     MetaTrainingError,
     SmallTaskWarning,
@@ -64,6 +65,8 @@ __all__ = [
     "ProtoNetClassifier",
     "ReptileClassifier",
     "ReptileRegressor",
+    "RidgeNetClassifier",
+    "RidgeNetRegressor",
     "SmallTaskWarning",
     "Task",
     "TaskDistribution",

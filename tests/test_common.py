@@ -23,6 +23,8 @@ from sklmeta import (
     ProtoNetClassifier,
     ReptileClassifier,
     ReptileRegressor,
+    RidgeNetClassifier,
+    RidgeNetRegressor,
 )
 from sklmeta.backbones import MLP
 from sklmeta.base import BaseMetaLearner
@@ -75,6 +77,8 @@ ESTIMATORS = [
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
     ReptileClassifier(inner_steps=20, max_iter=200),
     ReptileRegressor(small_backbone, inner_steps=20, max_iter=200),
+    RidgeNetClassifier(max_iter=100, outer_lr=5e-3),
+    RidgeNetRegressor(max_iter=200, outer_lr=5e-3),
     # Logistic regression would take long to tell 600 meta-training classes apart.
     PooledClassifier(LinearDiscriminantAnalysis()),
     PooledRegressor(),
