@@ -65,12 +65,6 @@ from sklmeta.episodic import (
 __all__ = ["RidgeNet", "RidgeNetClassifier", "RidgeNetRegressor"]
 
 RIDGE_PARAMETERS = """\
-backbone : torch.nn.Module, callable, "identity" or None, default=None
-    Maps rows to features: a module to copy, a function that returns one for the shape
-    of a row ((n_features,), or (channels, height, width) for images), "identity" for
-    rows that are features already, or None for an MLP (rows) or a four-block
-    convolution net (images).
-
 alpha : float, default=1.0
     Penalty on squared weights, as in `sklearn.linear_model.Ridge`. Read when adapting.
 
@@ -334,7 +328,11 @@ class RidgeNetClassifier(MetaClassifierMixin, _RidgeNetEstimator):
 
     Parameters
     ----------
-    <ridge parameters>
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images),
+        "identity" for rows that are features already, or None for an MLP (rows) or a
+        four-block convolution net (images).
 
     temperature : float, default=0.1
         Divides the regressed labels, which are between 0 and 1 or so, before the
@@ -342,6 +340,8 @@ class RidgeNetClassifier(MetaClassifierMixin, _RidgeNetEstimator):
 
     learn_temperature : bool, default=True
         Learn in meta-training a factor that multiplies `temperature`.
+
+    <ridge parameters>
 
     <common parameters>
 
@@ -423,6 +423,12 @@ class RidgeNetRegressor(EpisodicRegressorMixin, _RidgeNetEstimator):
 
     Parameters
     ----------
+    backbone : torch.nn.Module, callable, "identity" or None, default=None
+        Maps rows to features: a module to copy, a function that returns one for the
+        shape of a row ((n_features,), or (channels, height, width) for images),
+        "identity" for rows that are features already, or None for an MLP (rows) or a
+        four-block convolution net (images).
+
     <ridge parameters>
 
     <common parameters>
