@@ -61,11 +61,11 @@ class TorchModel:
             y = preparation.encode_targets(y)
         x = preparation.features(X)
         pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
-        n_way = None
+        learner, n_way = meta._configured_learner(), None
         if preparation.labels == "local":
             assert classes is not None
             n_way = torch.tensor([len(classes)], device=device)
-            refuse_more_ways(meta, meta.learner_, n_way, lambda _: "y_support")
+            refuse_more_ways(meta, learner, n_way, lambda _: "y_support")
         support = Rows(
             pool.take(torch.arange(len(x))[None]),
             pool.y[None],
@@ -74,7 +74,7 @@ class TorchModel:
         )
         targets = preparation.task_targets
         scaled = support if targets is None else targets.standardise_support(support)
-        state = adapt(meta._configured_learner(), scaled)
+        state = adapt(learner, scaled)
         _refuse_non_finite(state, meta)
         if targets is None:
             return cls(meta, state)
