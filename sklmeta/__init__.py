@@ -28,7 +28,11 @@ from sklmeta.gradient import (
     ReptileRegressor,
 )
 from sklmeta.hausdorff import ModifiedHausdorffClassifier
-from sklmeta.metric import MatchingNetClassifier, ProtoNetClassifier
+from sklmeta.metric import (
+    MatchingNetClassifier,
+    ProtoNetClassifier,
+    SimpleShotClassifier,
+)
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.tasks import (
     ClassPool,
@@ -67,6 +71,7 @@ __all__ = [
     "ReptileRegressor",
     "RidgeNetClassifier",
     "RidgeNetRegressor",
+    "SimpleShotClassifier",
     "SmallTaskWarning",
     "Task",
     "TaskDistribution",

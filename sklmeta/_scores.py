@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sklmeta import _episodes
 from sklmeta._checks import diverged, finite_rows, refuse_more_ways
-from sklmeta._meta_training import episode_spec
 from sklmeta._parameters import resolve_device
+from sklmeta._row_episodes import scoring_spec
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.episodes import EpisodeIndex, EpisodeSampler, gather
 from sklmeta.engine.inference import embedded, run_episodes
@@ -41,7 +41,7 @@ def score_tasks(
     """
     preparation = meta._preparation
     pool = preparation.pool(tasks, resolve_device(meta.device))
-    sampler = EpisodeSampler(pool, episode_spec(meta, preparation, n_query=None))
+    sampler = EpisodeSampler(pool, scoring_spec(meta, preparation))
     learner, parts = meta._configured_learner(), _episodes.scoring_parts(sampler, seed)
     if pool.is_class_pool:
         parts = iter(drawn := list(parts))

@@ -129,9 +129,8 @@ def _encoded(meta: Any, tasks: TaskSet, query_Xs: Sequence[ArrayLike]) -> Suppor
         y = torch.from_numpy(codes).to(device)
         n_way = torch.tensor([len(own) for own in classes], device=device)
         names = tasks.names
-        refuse_more_ways(
-            meta, meta.learner_, n_way, lambda task: f"task {names[task]!r}"
-        )
+        learner = meta._configured_learner()
+        refuse_more_ways(meta, learner, n_way, lambda task: f"task {names[task]!r}")
     support = _padded(pool, y, n_way)
     query = _padded(query_pool, y.new_zeros(query_pool.n_rows, *y.shape[1:]), n_way)
     episodes = Episodes(support, query)

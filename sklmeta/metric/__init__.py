@@ -2,10 +2,13 @@
 
 from sklmeta.metric.matching import MatchingNet, MatchingNetClassifier
 from sklmeta.metric.protonet import ProtoNet, ProtoNetClassifier
+from sklmeta.metric.simpleshot import SimpleShot, SimpleShotClassifier
 
 __all__ = [
     "MatchingNet",
     "MatchingNetClassifier",
     "ProtoNet",
     "ProtoNetClassifier",
+    "SimpleShot",
+    "SimpleShotClassifier",
 ]
