@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from sklmeta._checks import diverged, finite_rows, refuse_more_ways
 from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Rows
-from sklmeta.engine.inference import adapt, predict_rows
+from sklmeta.engine.inference import adapt, predict_rows, streamed
 from sklmeta.engine.learner import State
 from sklmeta.engine.pool import RowPool
 
@@ -66,6 +66,7 @@ class TorchModel:
             assert classes is not None
             n_way = torch.tensor([len(classes)], device=device)
             refuse_more_ways(meta, learner, n_way, lambda _: "y_support")
+        learner, pool = streamed(learner, pool)
         support = Rows(
             pool.take(torch.arange(len(x))[None]),
             pool.y[None],

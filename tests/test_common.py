@@ -76,6 +76,9 @@ ESTIMATORS = [
     MetaSGDRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
+    ProtoNetClassifier(
+        metric="mahalanobis", learn_temperature=True, max_iter=60, outer_lr=3e-3
+    ),
     ReptileClassifier(inner_steps=20, max_iter=200),
     ReptileRegressor(small_backbone, inner_steps=20, max_iter=200),
     RidgeNetClassifier(max_iter=100, outer_lr=5e-3),

@@ -31,6 +31,7 @@ __all__ = [
     "predict",
     "predict_rows",
     "run_episodes",
+    "streamed",
 ]
 
 ROWS_PER_BLOCK = 512
@@ -155,13 +156,37 @@ def embedded(learner: Learner, pool: RowPool, rows: Tensor) -> tuple[Learner, Ro
         The learner on features, and the pool with features of the rows in use; those
         that were given where nothing is gained, or learners need the rows themselves.
     """
-    parts, used = learner.on_features(), rows.unique()
-    if parts is None or len(used) == len(rows):
+    used = rows.unique()
+    if learner.on_features() is None or len(used) == len(rows):
         return learner, pool
+    return _with_features(learner, pool, used)
+
+
+def streamed(learner: Learner, pool: RowPool) -> tuple[Learner, RowPool]:
+    """Map many images to features block by block, where learners allow it.
+
+    As floats all images of a large support take four times their memory, and their
+    activations hundreds of times.
+
+    Returns
+    -------
+    learner, pool
+        The learner on features, and the pool with features; those that were given
+        where rows are few, numbers of a table, or needed themselves.
+    """
+    few = pool.n_rows <= ROWS_PER_BLOCK or len(pool.input_shape) == 1
+    if few or learner.on_features() is None:
+        return learner, pool
+    return _with_features(learner, pool, torch.arange(pool.n_rows))
+
+
+def _with_features(
+    learner: Learner, pool: RowPool, used: Tensor
+) -> tuple[Learner, RowPool]:
+    """Return the learner on features, and the pool with features of the used rows."""
     is_table = len(pool.input_shape) == 1
-    if is_table:
-        parts = _in_double(learner).on_features()
-        assert parts is not None
+    parts = (_in_double(learner) if is_table else learner).on_features()
+    assert parts is not None
     embed, on_features = parts
     on_features.sees_features = True
     blocks = []

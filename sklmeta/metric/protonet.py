@@ -11,7 +11,10 @@ Deviations from the paper
 -------------------------
 - A temperature :math:`\tau` divides the distances: 1 for squared Euclidean distances,
   as in the paper; 0.1 for cosine distances, which a softmax could not tell apart
-  otherwise.
+  otherwise. Meta-training may learn it.
+- Mahalanobis distances, with a covariance for each class, are those of Simple CNAPS
+  (Bateni et al. 2020, arXiv:1912.03432), where :math:`\tau = 2`; the backbone is not
+  modulated by the task as it is there.
 - With labels that mean the same in all tasks, a class without support rows in a task
   gets probability 0 there, and its query rows stay out of the meta-training loss.
 
@@ -35,10 +38,13 @@ from sklmeta.engine.batches import Rows
 from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
+from sklmeta.metric._covariance import covariance_factors, mahalanobis
+from sklmeta.metric._temperature import Temperature
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
 
-METRICS = ("sqeuclidean", "cosine")
+METRICS = ("sqeuclidean", "cosine", "mahalanobis")
+TEMPERATURES = {"sqeuclidean": 1.0, "cosine": 0.1, "mahalanobis": 2.0}
 
 
 class ProtoNet(EmbeddingLearner):
@@ -50,10 +56,15 @@ class ProtoNet(EmbeddingLearner):
         Maps rows (n, *F) to features (n, n_features).
     n_outputs : int or None
         Number of classes (shared labels), None for local labels.
-    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
+    metric : {"sqeuclidean", "cosine", "mahalanobis"}, default="sqeuclidean"
         Distance between features and prototypes.
     temperature : float, default=None
-        Divides the distances; None means 1 for "sqeuclidean" and 0.1 for "cosine".
+        Divides the distances; None means 1 for "sqeuclidean", 0.1 for "cosine" and 2
+        for "mahalanobis".
+    covariance_floor : float, default=1.0
+        Added to the diagonal of covariances, with "mahalanobis".
+    learn_temperature : bool, default=False
+        Learn a factor of the temperature, from 1.
 
     Examples
     --------
@@ -77,7 +88,7 @@ class ProtoNet(EmbeddingLearner):
     torch.Size([1])
     """
 
-    adaptation_options = ("metric", "temperature")
+    adaptation_options = ("metric", "temperature", "covariance_floor")
 
     def __init__(
         self,
@@ -86,10 +97,14 @@ class ProtoNet(EmbeddingLearner):
         *,
         metric: str = "sqeuclidean",
         temperature: float | None = None,
+        covariance_floor: float = 1.0,
+        learn_temperature: bool = False,
     ) -> None:
         super().__init__("classification", backbone, n_outputs)
         self.metric = metric
         self.temperature = temperature
+        self.covariance_floor = covariance_floor
+        self.temperature_factor = Temperature(1.0) if learn_temperature else None
 
     def adapt_features(self, features: Tensor, support: Rows) -> State:
         """Return the prototypes of each task.
@@ -104,14 +119,20 @@ class ProtoNet(EmbeddingLearner):
         Returns
         -------
         dict
-            "prototypes" (T, N, n_features) and "ways" (T, N), True where a way has
-            support rows.
+            "prototypes" (T, N, n_features), "ways" (T, N), True where a way has
+            support rows, and with "mahalanobis" the Cholesky "factors" of covariances,
+            (T, N, n_features, n_features).
         """
         member = self.members(support, features.dtype)  # (T, S, N)
         count = member.sum(1)  # (T, N)
         total = member.transpose(1, 2) @ features  # (T, N, n_features)
         prototypes = total / count.clamp(min=1).unsqueeze(-1)  # equation (1)
-        return {"prototypes": prototypes, "ways": count > 0}
+        state = {"prototypes": prototypes, "ways": count > 0}
+        if self.metric == "mahalanobis":
+            floor = self.covariance_floor
+            factors = covariance_factors(features, member, prototypes, floor)
+            state["factors"] = factors
+        return state
 
     def predict_features(self, state: State, features: Tensor) -> Tensor:
         """Return logits: negative distances to the prototypes over the temperature.
@@ -128,24 +149,29 @@ class ProtoNet(EmbeddingLearner):
         Tensor of shape (T, Q, N)
             -inf for ways without support rows.
         """
+        logits = -self._distances(state, features) / self._temperature()
+        return logits.masked_fill(~state["ways"].unsqueeze(1), -torch.inf)  # equation 2
+
+    def _distances(self, state: State, features: Tensor) -> Tensor:
+        """Return distances (T, Q, N) of features (T, Q, n_features) to prototypes."""
         prototypes = state["prototypes"]
+        if self.metric == "mahalanobis":
+            return mahalanobis(features, prototypes, state["factors"])
         if self.metric == "cosine":
             unit = F.normalize(features, dim=-1)
-            similarity = unit @ F.normalize(prototypes, dim=-1).transpose(1, 2)
-            distance = 1 - similarity
-        elif torch.is_grad_enabled():
+            return 1 - unit @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+        if torch.is_grad_enabled():
             offsets = features.unsqueeze(2) - prototypes.unsqueeze(1)
-            distance = offsets.square().sum(-1)
-        else:
-            # The same without a tensor of (T, Q, N, n_features): a root has no gradient
-            # where distances are 0, but needs none here.
-            exact = "donot_use_mm_for_euclid_dist"
-            distance = torch.cdist(features, prototypes, compute_mode=exact).square()
-        temperature = self.temperature
-        if temperature is None:
-            temperature = 0.1 if self.metric == "cosine" else 1.0
-        logits = -distance / temperature
-        return logits.masked_fill(~state["ways"].unsqueeze(1), -torch.inf)
+            return offsets.square().sum(-1)
+        # The same without a tensor of (T, Q, N, n_features): a root has no gradient
+        # where distances are 0, but needs none here.
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(features, prototypes, compute_mode=exact).square()
+
+    def _temperature(self) -> Tensor | float:
+        fixed = self.temperature or TEMPERATURES[self.metric]
+        factor = self.temperature_factor
+        return fixed if factor is None else fixed * factor()
 
 
 @with_common_parameters
@@ -163,12 +189,21 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         "identity" for rows that are features already, or None for an MLP (rows) or a
         four-block convolution net (images).
 
-    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
-        Distance between features and class means. Read when adapting.
+    metric : {"sqeuclidean", "cosine", "mahalanobis"}, default="sqeuclidean"
+        Distance between features and class means. "mahalanobis" takes the covariance
+        of each class, shrunk towards that of all support rows [2]_: a class with one
+        row has half of the latter. Read when adapting.
 
     temperature : float, default=None
-        Divides the distances; None means 1 for "sqeuclidean" and 0.1 for "cosine".
-        Read when adapting.
+        Divides the distances; None means 1 for "sqeuclidean", 0.1 for "cosine" and 2
+        for "mahalanobis". Read when adapting.
+
+    covariance_floor : float, default=1.0
+        Added to the diagonal of covariances, with "mahalanobis"; in squared units of
+        the features. Read when adapting.
+
+    learn_temperature : bool, default=False
+        Learn in meta-training a factor that multiplies `temperature`.
 
     <common parameters>
 
@@ -188,6 +223,9 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
     .. [1] J. Snell, K. Swersky, R. Zemel, "Prototypical Networks for Few-shot
        Learning", NeurIPS 2017, arXiv:1703.05175.
 
+    .. [2] P. Bateni et al., "Improved Few-Shot Visual Classification", CVPR 2020,
+       arXiv:1912.03432.
+
     Examples
     --------
     >>> from sklmeta import ProtoNetClassifier
@@ -199,7 +237,11 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
     (5,)
     """
 
-    _adaptation_parameters = ("metric", "temperature")
+    _adaptation_parameters = ("metric", "temperature", "covariance_floor")
+    _structural_parameters = (
+        *EpisodicMetaLearner._structural_parameters,
+        "learn_temperature",
+    )
 
     def __init__(
         self,
@@ -207,17 +249,23 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         *,
         metric: str = "sqeuclidean",
         temperature: float | None = None,
+        covariance_floor: float = 1.0,
+        learn_temperature: bool = False,
         **common: Unpack[CommonParameters],
     ) -> None:
         super().__init__(backbone, **common)
         self.metric = metric
         self.temperature = temperature
+        self.covariance_floor = covariance_floor
+        self.learn_temperature = learn_temperature
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_choice("metric", self.metric, METRICS)
         if self.temperature is not None:
             check_positive("temperature", self.temperature)
+        check_positive("covariance_floor", self.covariance_floor)
+        check_choice("learn_temperature", self.learn_temperature, (True, False))
 
     def _make_learner(
         self,
@@ -228,5 +276,10 @@ class ProtoNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         generator: torch.Generator,
     ) -> ProtoNet:
         return ProtoNet(
-            backbone, n_outputs, metric=self.metric, temperature=self.temperature
+            backbone,
+            n_outputs,
+            metric=self.metric,
+            temperature=self.temperature,
+            covariance_floor=self.covariance_floor,
+            learn_temperature=self.learn_temperature,
         )

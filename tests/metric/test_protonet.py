@@ -177,3 +177,83 @@ def test_running_averages_move_in_training_and_are_used_afterwards():
         state = learner.adapt(rows)
         batch, fewer = (learner.predict(state, x) for x in (rows.x, rows.x[:, :1]))
     torch.testing.assert_close(batch[:, :1], fewer)
+
+
+# Covariances, as in Simple CNAPS, and a learned temperature.
+
+
+def shrunk_covariances(support, task, floor):
+    """Equation 2 of Bateni et al. 2020, class by class in numpy."""
+    x, y = support.x[task].numpy(), support.y[task].numpy()
+    mask = support.mask[task].numpy()
+    x, y = x[mask], y[mask]
+    of_task = np.cov(x.T)
+    for way in range(N_WAYS):
+        own = x[y == way]
+        of_class = np.cov(own.T) if len(own) > 1 else np.zeros_like(of_task)
+        share = len(own) / (len(own) + 1)
+        yield share * of_class + (1 - share) * of_task + floor * np.eye(N_FEATURES)
+
+
+def test_mahalanobis_distances_are_those_of_simple_cnaps():
+    support, query = make_rows(n_rows=12), make_rows(seed=1)
+    support.mask[1] = support.y[1] != 2
+    support.mask[1, 2] = True  # a class with one row
+    support.x[1, 5] = 1e3  # of padding
+    learner = identity(metric="mahalanobis", covariance_floor=0.3)
+    logits = outputs(learner, support, query)
+    for task in range(2):
+        covariances = shrunk_covariances(support, task, 0.3)
+        for way, covariance in enumerate(covariances):
+            own = support.mask[task] & (support.y[task] == way)
+            offsets = (query.x[task] - support.x[task][own].mean(0)).numpy()
+            solved = np.linalg.solve(covariance, offsets.T).T
+            expected = -0.5 * (offsets * solved).sum(1)
+            np.testing.assert_allclose(logits[task, :, way], expected, rtol=1e-10)
+
+
+def test_one_row_in_all_has_a_covariance():
+    support = make_rows(1, 1)
+    logits = outputs(identity(metric="mahalanobis"), support, make_rows(1, seed=1))
+    assert torch.isfinite(logits[..., 0]).all() and torch.isneginf(logits[..., 1]).all()
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine", "mahalanobis"])
+def test_gradients_of_the_meta_loss(metric):
+    learner = ProtoNet(
+        nn.Linear(N_FEATURES, 3), N_WAYS, metric=metric, learn_temperature=True
+    ).double()
+    episodes = Episodes(make_rows(), make_rows(seed=1))
+    names, weights = zip(*learner.named_parameters(), strict=True)
+    assert "temperature_factor.log_value" in names
+
+    def loss(*values):
+        own = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(_Loss(learner), _prefixed(own), (episodes,))
+
+    assert torch.autograd.gradcheck(loss, weights)
+
+
+class _Loss(nn.Module):
+    def __init__(self, learner):
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, episodes):
+        return self.learner.meta_loss(episodes)
+
+
+def _prefixed(weights):
+    return {f"learner.{name}": value for name, value in weights.items()}
+
+
+def test_learned_temperature_multiplies_the_given_one():
+    support, query = make_rows(), make_rows(seed=1)
+    learner = identity(temperature=2.5, learn_temperature=True)
+    before = outputs(learner, support, query)
+    torch.testing.assert_close(
+        before, outputs(identity(temperature=2.5), support, query)
+    )
+    with torch.no_grad():
+        learner.temperature_factor.log_value.fill_(np.log(4.0))
+    torch.testing.assert_close(outputs(learner, support, query), before / 4)
