@@ -31,6 +31,7 @@ from sklmeta.hausdorff import ModifiedHausdorffClassifier
 from sklmeta.metric import (
     MatchingNetClassifier,
     ProtoNetClassifier,
+    RelationNetClassifier,
     SimpleShotClassifier,
 )
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
@@ -67,6 +68,7 @@ __all__ = [
     "PooledClassifier",
     "PooledRegressor",
     "ProtoNetClassifier",
+    "RelationNetClassifier",
     "ReptileClassifier",
     "ReptileRegressor",
     "RidgeNetClassifier",

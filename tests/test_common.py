@@ -21,6 +21,7 @@ from sklmeta import (
     PooledClassifier,
     PooledRegressor,
     ProtoNetClassifier,
+    RelationNetClassifier,
     ReptileClassifier,
     ReptileRegressor,
     RidgeNetClassifier,
@@ -79,6 +80,7 @@ ESTIMATORS = [
     ProtoNetClassifier(
         metric="mahalanobis", learn_temperature=True, max_iter=60, outer_lr=3e-3
     ),
+    RelationNetClassifier(max_iter=300, outer_lr=5e-3),
     ReptileClassifier(inner_steps=20, max_iter=200),
     ReptileRegressor(small_backbone, inner_steps=20, max_iter=200),
     RidgeNetClassifier(max_iter=100, outer_lr=5e-3),

@@ -2,6 +2,7 @@
 
 from sklmeta.metric.matching import MatchingNet, MatchingNetClassifier
 from sklmeta.metric.protonet import ProtoNet, ProtoNetClassifier
+from sklmeta.metric.relation import RelationNet, RelationNetClassifier
 from sklmeta.metric.simpleshot import SimpleShot, SimpleShotClassifier
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "MatchingNetClassifier",
     "ProtoNet",
     "ProtoNetClassifier",
+    "RelationNet",
+    "RelationNetClassifier",
     "SimpleShot",
     "SimpleShotClassifier",
 ]
