@@ -80,7 +80,7 @@ ESTIMATORS = [
     ProtoNetClassifier(
         metric="mahalanobis", learn_temperature=True, max_iter=60, outer_lr=3e-3
     ),
-    RelationNetClassifier(max_iter=300, outer_lr=5e-3),
+    RelationNetClassifier(relation_width=128, max_iter=300, outer_lr=5e-3),
     ReptileClassifier(inner_steps=20, max_iter=200),
     ReptileRegressor(small_backbone, inner_steps=20, max_iter=200),
     RidgeNetClassifier(max_iter=100, outer_lr=5e-3),
