@@ -341,10 +341,10 @@ def test_pickled_models_predict_the_same(on_images):
 def test_thousands_of_rows_of_a_class():
     n_rows = 4000 * N_WAYS
     support = labelled(n_rows)
-    support.x[..., 0] += 3 * support.y
+    support.x[..., :N_WAYS] += 3 * nn.functional.one_hot(support.y)
     learner = classifier()
     # A matrix of rows by rows would take 1.2 GB for each task.
     size = peak_bytes(lambda: outputs(learner, support, numbers(5)), limit=10**8)
-    assert size < 100 * support.x.nbytes
+    assert size < 10 * support.x.nbytes
     found = outputs(learner, support, support).argmax(-1)
-    assert (found == support.y).double().mean() > 0.7
+    assert (found == support.y).double().mean() > 0.9
