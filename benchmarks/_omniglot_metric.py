@@ -3,30 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sklmeta import ProtoNetClassifier
+import torch
+
+from sklmeta import (
+    MatchingNetClassifier,
+    ProtoNetClassifier,
+    RelationNetClassifier,
+    RidgeNetClassifier,
+)
+from sklmeta.backbones import ConvNet
 
 __all__ = ["METRIC", "metric_choice", "metric_recipe"]
 
-METRIC: dict[str, Callable[..., Any]] = {"protonet": ProtoNetClassifier}
+_in_context = partial(MatchingNetClassifier, context_embeddings=True)
+
+
+def _relation_network(backbone: Callable[..., Any], **parameters: Any) -> Any:
+    """Return a relation network on its paper's embedding, which halves images twice."""
+    seed = parameters["random_state"]
+    halving_twice = partial(_two_halvings, seed=seed)
+    return RelationNetClassifier(halving_twice, **parameters)
+
+
+def _two_halvings(input_shape: tuple[int, ...], seed: int) -> ConvNet:
+    generator = torch.Generator().manual_seed(seed)
+    return ConvNet(input_shape, n_halvings=2, generator=generator)
+
+
+METRIC: dict[str, Callable[..., Any]] = {
+    "protonet": ProtoNetClassifier,
+    "matching": MatchingNetClassifier,
+    "matchingl2": partial(MatchingNetClassifier, metric="sqeuclidean"),
+    "matchingfce": _in_context,
+    "matchingl2fce": partial(_in_context, metric="sqeuclidean"),
+    "ridge": RidgeNetClassifier,
+    "relation": _relation_network,
+}
 
 
 def metric_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
-    """Return how the method's paper meta-trains."""
-    common = {"width": 64, "outer_lr": 1e-3, "train_shots": shots, "n_query": 5}
-    return {
-        **common,
-        "downsample": "pool",
-        "train_ways": 60,
-        "batch_size": 1,
-        "schedule": "halving",
-    }
+    """Return how the method's paper meta-trains, as far as it says so."""
+    known = {"outer_lr": 1e-3, "train_shots": shots}
+    if method == "protonet":
+        return {
+            **known,
+            "downsample": "pool",
+            "width": 64,
+            "train_ways": 60,
+            "n_query": 5,
+            "batch_size": 1,
+            "schedule": "halving",
+        }
+    if method.startswith("matching"):
+        return {**known, "downsample": "pool", "width": 64, "train_ways": ways}
+    return known
 
 
 def metric_choice(method: str, shots: int) -> dict[str, Any]:
     """Return where our defaults are not the paper's; an option that is given wins.
 
-    Fewer ways in training buy more updates in the time.
+    Many ways make an episode worth more than the papers' five or twenty, and fewer
+    than sixty buy more updates in the time.
     """
-    return {"schedule": "cosine", "train_ways": 30 if shots == 1 else 20}
+    chosen = {
+        "downsample": "pool",
+        "width": 64,
+        "n_query": 5,
+        "batch_size": 1,
+        "schedule": "cosine",
+        "train_ways": 30 if shots == 1 else 20,
+    }
+    if method != "relation":
+        return chosen
+    # Every pair of a query row and a class goes through a net: fewer of them.
+    return {**chosen, "train_ways": 20, "validation_episodes": 60, "test_query": 5}

@@ -265,7 +265,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--validation-episodes", type=int, help="default: 300")
     add("--look-minutes", type=float, default=2, help="between validations")
     add("--test-episodes", type=int, default=1000)
-    add("--test-query", type=int, default=15, help="query rows per class when testing")
+    add("--test-query", type=int, help="query rows per class when testing; default: 15")
     add("--data-home", type=Path, help="default: SKLMETA_DATA")
     add("--tag", default="", help="added to the result's name, for experiments")
     add_device_option(parser)
@@ -275,6 +275,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"{args.method} is meta-trained for one number of ways")
     defaults = {
         "validation_episodes": 300,
+        "test_query": 15,
         **paper_recipe(args.method, args.ways, args.shots),
         **chosen(args.method, args.shots),
     }
@@ -300,6 +301,8 @@ def deviations(args: argparse.Namespace) -> list[str]:
         for name, value in paper.items()
         if getattr(args, name) != value
     ]
+    if args.test_query != 15:
+        found.append(f"tested on {args.test_query} query rows per class, not 15")
     if args.method in GRADIENT:
         starts = {
             "shared": "every way's output weights start at zero",
