@@ -160,7 +160,7 @@ def test_pairs_pass_in_blocks(kind, monkeypatch):
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(module, "VALUES_AT_ONCE", 2**12)
+    monkeypatch.setattr(module, "VALUES_AT_ONCE", 2**15)
     learner = make_learner("conv")
     many = make_rows("conv", 1, n_rows=9_000)  # 3,000 of each class
     few = make_rows("conv", 1)
