@@ -311,11 +311,11 @@ def _cell_gradients(
 def answer(
     inputs: Tensor, state: MemoryState, weights: Weights, sizes: Sizes
 ) -> Tensor:
-    """Take a step for each query row, all from the same state, which stays as it is.
+    r"""Take a step for each query row, all from the same state, which stays as it is.
 
     What a row writes only itself sees. Its memory is not made: with a read key k, row i
-    of it has the product :math:`M_i k + w_i (k k^\\top)` and the read is
-    :math:`w^r M + (w^r w^\\top) k`.
+    of it has the product :math:`M_i k + w_i (k k^\top)` and the read is
+    :math:`w^r M + (w^r w^\top) k`.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from sklmeta.model_selection.comparison import (
     evaluate,
 )
 from sklmeta.model_selection.episodic_split import EpisodicSplit
+from sklmeta.model_selection.presentation import presentation_accuracy
 from sklmeta.model_selection.scoring import EpisodeScorer, make_episode_scorer
 from sklmeta.model_selection.splits import (
     LeaveOneTaskOut,
@@ -25,4 +26,5 @@ __all__ = [
     "compare",
     "evaluate",
     "make_episode_scorer",
+    "presentation_accuracy",
 ]
