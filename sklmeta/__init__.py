@@ -33,6 +33,7 @@ from sklmeta.metric import (
     ProtoNetClassifier,
     RelationNetClassifier,
     SimpleShotClassifier,
+    TransductiveProtoNetClassifier,
 )
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.tasks import (
@@ -80,6 +81,7 @@ __all__ = [
     "TaskLeakageWarning",
     "TaskSet",
     "TaskTransformer",
+    "TransductiveProtoNetClassifier",
     "ValidationTasks",
     "make_meta_pipeline",
 ]

@@ -15,7 +15,7 @@ from sklmeta._checks import diverged, finite_rows, refuse_more_ways
 from sklmeta._parameters import resolve_device
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.inference import adapt, predict_rows, streamed
-from sklmeta.engine.learner import State
+from sklmeta.engine.learner import Learner, State
 from sklmeta.engine.pool import RowPool
 
 __all__ = ["AdaptedModel", "TorchModel"]
@@ -95,14 +95,15 @@ class TorchModel:
         """Return probabilities of the classes."""
         return torch.softmax(self._outputs(X).double(), dim=-1).numpy()
 
-    def _outputs(self, X: NDArray[Any]) -> Tensor:
-        """Return the learner's outputs (Q, N) or (Q, n_outputs) for checked rows."""
+    def _outputs(self, X: NDArray[Any], learner: Learner | None = None) -> Tensor:
+        """Return outputs (Q, N) or (Q, n_outputs) of a learner for checked rows."""
         meta, device = self.meta, resolve_device(self.meta.device)
         x = meta._preparation.features(X)
         y = np.zeros(len(x), dtype=np.int64)
         pool = RowPool.from_tasks(x, y, [0, len(x)], [None], None, device)
         state = pytree.tree_map(lambda leaf: leaf.to(device), self.state)
-        outputs = predict_rows(meta._configured_learner(), state, pool)
+        learner = meta._configured_learner() if learner is None else learner
+        outputs = predict_rows(learner, state, pool)
         if not finite_rows(outputs, meta._classifies).all():
             raise diverged(meta, "the support rows, or predicting rows far from them,")
         return outputs

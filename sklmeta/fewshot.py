@@ -38,6 +38,11 @@ def _has_probabilities(few_shot: Any) -> bool:
     return not hasattr(meta, "_has_probabilities") or meta._has_probabilities()
 
 
+def _is_transductive(few_shot: Any) -> bool:
+    """Whether query rows can refine each other's predictions."""
+    return hasattr(getattr(few_shot, "meta_", few_shot.meta), "predict_transductive")
+
+
 class FewShotClassifier(ClassifierMixin, FewShotEstimator):
     """Classifier whose `fit` adapts a meta-trained classifier to support rows.
 
@@ -184,6 +189,62 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         """
         X = self._validated_query(X)
         return self._model.predict_proba(X)
+
+    @available_if(_is_transductive)
+    def predict_transductive(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict labels of query rows together: each depends on the others.
+
+        Only with meta-learners that have this method.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            All query rows of the task.
+
+        Returns
+        -------
+        ndarray of shape (n_query,)
+            The label of the most probable class of each row.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks, or there are none.
+        MetaTrainingError
+            If predictions are not finite.
+        """
+        X = self._validated_query(X)
+        return self.classes_[self._model.predict_transductive(X)]
+
+    @available_if(_is_transductive)
+    def predict_proba_transductive(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predict class probabilities of query rows together.
+
+        Only with meta-learners that have this method.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            All query rows of the task.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_classes)
+            Columns in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks, or there are none.
+        MetaTrainingError
+            If predictions are not finite.
+        """
+        X = self._validated_query(X)
+        return self._model.predict_proba_transductive(X)
 
     def _shared_codes(
         self, preparation: TaskSchema, y: NDArray[Any], takes_ranks: bool

@@ -27,6 +27,7 @@ from sklmeta import (
     RidgeNetClassifier,
     RidgeNetRegressor,
     SimpleShotClassifier,
+    TransductiveProtoNetClassifier,
 )
 from sklmeta.backbones import MLP
 from sklmeta.base import BaseMetaLearner
@@ -87,6 +88,7 @@ ESTIMATORS = [
     RidgeNetRegressor(max_iter=200, outer_lr=5e-3),
     # Centring at the mean of all rows, "cl2", is no gain on these tasks.
     SimpleShotClassifier(transform="l2"),
+    TransductiveProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     # Logistic regression would take long to tell 600 meta-training classes apart.
     PooledClassifier(LinearDiscriminantAnalysis()),
     PooledRegressor(),

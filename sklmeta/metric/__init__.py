@@ -4,6 +4,10 @@ from sklmeta.metric.matching import MatchingNet, MatchingNetClassifier
 from sklmeta.metric.protonet import ProtoNet, ProtoNetClassifier
 from sklmeta.metric.relation import RelationNet, RelationNetClassifier
 from sklmeta.metric.simpleshot import SimpleShot, SimpleShotClassifier
+from sklmeta.metric.transductive import (
+    TransductiveProtoNet,
+    TransductiveProtoNetClassifier,
+)
 
 __all__ = [
     "MatchingNet",
@@ -14,4 +18,6 @@ __all__ = [
     "RelationNetClassifier",
     "SimpleShot",
     "SimpleShotClassifier",
+    "TransductiveProtoNet",
+    "TransductiveProtoNetClassifier",
 ]
