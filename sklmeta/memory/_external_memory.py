@@ -158,8 +158,10 @@ class _Unrolled(torch.autograd.Function):
                 traces.append(trace)
         ctx.traces, ctx.before, ctx.outputs, ctx.sizes = traces, before, outputs, sizes
         ctx.save_for_backward(*weights)
-        ctx.mark_non_differentiable(state.usage)
-        return torch.stack(outputs), *state
+        # What a function keeps and returns as well would never be freed.
+        last = MemoryState(*(leaf.clone() for leaf in state))
+        ctx.mark_non_differentiable(last.usage)
+        return torch.stack(outputs), *last
 
     @staticmethod
     @once_differentiable
