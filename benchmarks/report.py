@@ -17,6 +17,7 @@ from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _markdown import Record, bullets, interval, origin, table, where
 from _omniglot_section import omniglot
+from _one_shot_section import one_shot
 from _report import RESULTS
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
@@ -152,6 +153,7 @@ def grid_search(record: Record) -> str:
 
 SECTIONS: dict[str, Callable[..., str]] = {
     "sinusoid": sinusoid,
+    "one_shot_challenge": one_shot,
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "sinusoid_cavia": sinusoid_cavia,
     "speed_sinusoid": speed_sinusoid,

@@ -305,3 +305,67 @@ def episodes_of(parts):
         y = torch.stack([part[side][1] for part in parts])
         rows.append(Rows(x, y, torch.ones(x.shape[:2], dtype=torch.bool)))
     return Episodes(*rows)
+
+
+def alphabets(names, n_characters, rng):
+    """Return characters of two strokes, drawn 20 times each, 105 x 105."""
+    labels = [f"{name}/character{i:02}" for name in names for i in range(n_characters)]
+    X = np.zeros((len(labels), 20, 105, 105), dtype=np.uint8)
+    for own in X:
+        for across, down in rng.integers(20, 70, size=(2, 2)):
+            own[:, down, across : across + 20] = 255
+            own[:, down : down + 20, across] = 255
+    y = np.repeat(np.array(labels, dtype=object), 20)
+    return ClassPool(X.reshape(-1, 105, 105), y)
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_one_shot_challenge(script, tmp_path, monkeypatch, capsys, validate):
+    one_shot = script("one_shot_challenge")
+    rng = np.random.default_rng(0)
+    background = alphabets([f"Alphabet{i}" for i in range(6)], 20, rng)
+    new = alphabets(["New"], 20, rng)
+    monkeypatch.setattr(one_shot, "fetch_omniglot", lambda **_: (background, new))
+    runs = one_shot.runs_of(new, 2, seed=0)
+    monkeypatch.setattr(one_shot, "fetch_omniglot_runs", lambda **_: runs)
+    options = ["--max-updates", 2, "--width", 4, "--copies", 1, "--orientations", 2]
+    options += ["--views", 1, "--n-query", 1, "--validation-runs", 2]
+    options += ["--threads", 1, "--output", tmp_path / "results"]
+    if validate:
+        one_shot.main(list(map(str, [*options, "--validate"])))
+        assert "errors over 2 runs" in capsys.readouterr().out
+        assert not (tmp_path / "results").exists()
+        return
+    record = run(one_shot, tmp_path / "results", *options[:-4])
+    found = record["results"]
+    assert found["n_updates"] == 2
+    # All drawings of a character are the same here, so the nearest is of its kind.
+    assert found["by_run"]["modified Hausdorff"] == [0, 0]
+    assert len(found["by_run"]["ProtoNet"]) == 2
+    script("report").main(["--results", str(tmp_path / "results")])
+    assert "one-shot challenge" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_runs_of_validation_are_as_the_challenges(script):
+    pool = alphabets(["Large", "Small"], 25, np.random.default_rng(0))[:30]
+    for task in script("one_shot_challenge").runs_of(pool, 3, seed=0):
+        assert task.support.tolist() == [True] * 20 + [False] * 20
+        assert task.y[:20].tolist() == task.y[20:].tolist()
+        assert len(set(task.y)) == 20
+        assert all(label.startswith("Large/") for label in task.y)
+
+
+def test_distorted_drawings_are_nearly_the_same(script):
+    drawings = script("_drawings")
+    pool = alphabets(["One"], 3, np.random.default_rng(0))
+    images, rng = pool.X[::20], np.random.default_rng(0)
+    np.testing.assert_array_equal(drawings.distorted(images, 0.0, rng), images)
+    moved = drawings.distorted(images, 1.0, rng)
+    assert (moved != images).any(axis=(1, 2)).all()
+    ink, before = moved.sum(axis=(1, 2)) / 255, images.sum(axis=(1, 2)) / 255
+    np.testing.assert_allclose(ink, before, rtol=0.5)
+    np.testing.assert_array_equal(
+        drawings.turned(images, "mirrored/rot090"),
+        np.rot90(images[:, :, ::-1], axes=(1, 2)),
+    )
+    assert drawings.resized(images, 28).shape == (3, 28, 28)
