@@ -30,6 +30,9 @@ from sklmeta import (
     PooledClassifier,
     PooledRegressor,
     ProtoNetClassifier,
+    RelationNetClassifier,
+    RidgeNetClassifier,
+    RidgeNetRegressor,
     TaskSet,
 )
 
@@ -52,17 +55,25 @@ ANIL_REGRESSOR = ANILRegressor(
     n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
 )
 CAVIA_CLASSIFIER = CAVIAClassifier(max_iter=20, **FEW_UPDATES)
+RELATION_NET = RelationNetClassifier(max_iter=40, outer_lr=5e-3, **FEW_UPDATES)
+RIDGE_CLASSIFIER = RidgeNetClassifier(max_iter=5, **FEW_UPDATES)
+RIDGE_REGRESSOR = RidgeNetRegressor(
+    n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
+)
 CLASSIFIERS = {
     "anil": ANIL_CLASSIFIER,
     "cavia": CAVIA_CLASSIFIER,
     "maml": MAML_CLASSIFIER,
     "protonet": PROTONET,
+    "relation": RELATION_NET,
+    "ridge": RIDGE_CLASSIFIER,
     "pooled": PooledClassifier(),
     "per task": PerTaskClassifier(),
 }
 REGRESSORS = {
     "anil": ANIL_REGRESSOR,
     "maml": MAML_REGRESSOR,
+    "ridge": RIDGE_REGRESSOR,
     "pooled": PooledRegressor(),
     "per task": PerTaskRegressor(),
 }
@@ -181,6 +192,18 @@ class ProtoNetShared(SelfTrainedClassifier):
     algorithm, labels = "protonet", "shared"
 
 
+class RelationNetLocal(SelfTrainedClassifier):
+    algorithm, labels = "relation", "local"
+
+
+class RidgeNetLocal(SelfTrainedClassifier):
+    algorithm, labels = "ridge", "local"
+
+
+class RidgeNetShared(SelfTrainedClassifier):
+    algorithm, labels = "ridge", "shared"
+
+
 class PerTaskLocal(SelfTrainedClassifier):
     algorithm, labels = "per task", "local"
 
@@ -220,6 +243,10 @@ class ANILRegression(SelfTrainedRegressor):
     algorithm = "anil"
 
 
+class RidgeNetRegression(SelfTrainedRegressor):
+    algorithm = "ridge"
+
+
 class PerTaskRegression(SelfTrainedRegressor):
     algorithm = "per task"
 
@@ -238,6 +265,7 @@ class PooledRegression(SelfTrainedRegressor):
     [
         *(MAMLLocal, MAMLShared, ProtoNetLocal, ProtoNetShared, MAMLRegression),
         *(ANILLocal, ANILShared, ANILRegression, CAVIALocal),
+        *(RelationNetLocal, RidgeNetLocal, RidgeNetShared, RidgeNetRegression),
         *(PerTaskLocal, PerTaskShared, PooledLocal, PooledShared),
         *(PerTaskRegression, PooledRegression),
     ],
