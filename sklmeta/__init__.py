@@ -28,6 +28,12 @@ from sklmeta.gradient import (
     ReptileRegressor,
 )
 from sklmeta.hausdorff import ModifiedHausdorffClassifier
+from sklmeta.memory import (
+    MANNClassifier,
+    MANNRegressor,
+    RecurrentNetClassifier,
+    RecurrentNetRegressor,
+)
 from sklmeta.metric import (
     MatchingNetClassifier,
     ProtoNetClassifier,
@@ -58,6 +64,8 @@ __all__ = [
     "ImplicitMAMLRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
+    "MANNClassifier",
+    "MANNRegressor",
     "MatchingNetClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
@@ -69,6 +77,8 @@ __all__ = [
     "PooledClassifier",
     "PooledRegressor",
     "ProtoNetClassifier",
+    "RecurrentNetClassifier",
+    "RecurrentNetRegressor",
     "RelationNetClassifier",
     "ReptileClassifier",
     "ReptileRegressor",

@@ -53,7 +53,7 @@ from sklmeta.memory._sequence import SequenceEstimator, SequenceLearner
 
 __all__ = ["MANN", "MANNClassifier", "MANNRegressor"]
 
-FIRST_STRENGTH = 5.0  # of keys, before meta-training
+FIRST_STRENGTH = 10.0  # of keys, before meta-training
 
 
 class MANN(SequenceLearner):
