@@ -24,16 +24,13 @@ Classification for Few-Shot Learning", arXiv:1911.04623.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,17 +48,15 @@ from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.backbones.normalization import mixes_rows
 from sklmeta.base import BaseMetaLearner, MetaClassifierMixin
 from sklmeta.engine.batches import Rows
-from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.inference import moved_to, on_cpu
 from sklmeta.engine.learner import Learner, State
-from sklmeta.engine.pool import RowPool
+from sklmeta.metric._fixed_backbone import as_prepared_by, mean_feature
 from sklmeta.metric.protonet import ProtoNet
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
 __all__ = ["SimpleShot", "SimpleShotClassifier"]
 
 TRANSFORMS = ("none", "l2", "cl2")
-ROWS_PER_BLOCK = 512
 
 
 class SimpleShot(ProtoNet):
@@ -344,7 +339,7 @@ default="identity"
         device = resolve_device(self.device)
         learner = SimpleShot(backbone, preparation.n_outputs, transform=self.transform)
         learner = learner.requires_grad_(False).eval().to(device)
-        mean = _mean_feature(learner, preparation.pool(tasks, device))
+        mean = mean_feature(learner, preparation.pool(tasks, device))
         learner.centre = mean.to(device, torch.float32)
         # Who learns nothing from tasks can be scored on them.
         learns = self.__sklmeta_tags__().learns_from_tasks
@@ -365,7 +360,7 @@ default="identity"
             normalize_x=False,
         )
         if isinstance(given, BaseMetaLearner):
-            return _as_prepared_by(given, settings, tasks)
+            return as_prepared_by(given, settings, tasks)
         preparation = Preparation.learn(settings, tasks)
         backbone = build_backbone(given, preparation.input_shape, seed=seed).eval()
         feature_size(backbone, preparation.input_shape)  # refuses what gives none
@@ -407,62 +402,3 @@ default="identity"
         if "_learner" in state:
             state["_learner"] = on_cpu(state["_learner"])
         return state
-
-
-def _as_prepared_by(
-    meta: BaseMetaLearner, settings: Settings, tasks: TaskSet | ClassPool
-) -> tuple[Preparation, nn.Module]:
-    """Return how a fitted meta-learner prepares rows, and a copy of its backbone.
-
-    Raises
-    ------
-    NotFittedError, TypeError, ValueError
-        If it is not fitted, has no features of its own, or had other rows.
-    """
-    name = type(meta).__name__
-    if not meta.__sklearn_is_fitted__():
-        raise NotFittedError(
-            f"backbone is a {name} that is not meta-trained. Call its fit(tasks) "
-            "first. scikit-learn's clone empties a meta-learner that is a parameter "
-            "value, as in {'backbone': [a, b]}: compare SimpleShotClassifier(a) and "
-            "SimpleShotClassifier(b) instead."
-        )
-    learner = getattr(meta, "learner_", getattr(meta, "_learner", None))
-    if not isinstance(learner, EmbeddingLearner):
-        raise TypeError(
-            f"backbone is a {name}, whose features are not the same for all tasks. "
-            "Give a meta-learner that compares features of a fixed backbone, such as "
-            "ProtoNetClassifier, or a torch module."
-        )
-    theirs, shape = meta._preparation, settings.image_shape
-    if shape not in (None, theirs.settings.image_shape):
-        raise ValueError(
-            f"image_shape={shape}, and the {name} given as backbone was meta-trained "
-            f"with image_shape={theirs.settings.image_shape}. Leave it out."
-        )
-    theirs.check_width(meta, tasks.rows())
-    settings = replace(settings, image_shape=theirs.settings.image_shape)
-    preparation = replace(
-        Preparation.learn(settings, tasks),
-        eight_bit=theirs.eight_bit,
-        x_mean=theirs.x_mean,
-        x_scale=theirs.x_scale,
-    )
-    backbone: nn.Module = on_cpu(learner).get_submodule("backbone")
-    return preparation, copy.deepcopy(backbone)
-
-
-def _mean_feature(learner: SimpleShot, pool: RowPool) -> Tensor:
-    """Return the mean feature of all rows of a pool, in double precision."""
-    total: Tensor | float = 0.0
-    with torch.no_grad():
-        for rows in torch.arange(pool.n_rows).split(ROWS_PER_BLOCK):
-            features = learner.embed(pool.take(rows[None]))
-            total = total + features.double().sum((0, 1)).cpu()
-    mean = torch.as_tensor(total) / pool.n_rows
-    if not torch.isfinite(mean).all():
-        raise ValueError(
-            "The backbone gives features that are not finite. Check its weights, and "
-            "whether it expects rows scaled otherwise."
-        )
-    return mean

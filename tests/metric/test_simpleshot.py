@@ -209,7 +209,7 @@ def test_contract_where_tasks_are_learned_from(check):
 def test_blocks_of_rows_change_nothing(monkeypatch):
     tasks = make_tasks()
     want = SimpleShotClassifier().fit(tasks).mean_feature_
-    monkeypatch.setattr("sklmeta.metric.simpleshot.ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr("sklmeta.metric._fixed_backbone.ROWS_PER_BLOCK", 7)
     found = SimpleShotClassifier().fit(tasks).mean_feature_
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
