@@ -53,6 +53,7 @@ from sklmeta._parameters import (
     with_common_parameters,
 )
 from sklmeta.base import MetaClassifierMixin
+from sklmeta.closed_form._systems import ridge_weights
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.learner import State
@@ -172,7 +173,8 @@ class RidgeNet(EmbeddingLearner):
             y = support.y.to(z.dtype) * real
         z, z_mean = self._centred(z * real, real)
         y, y_mean = self._centred(y, real)
-        weight = ridge_weights(z, y, _times(self.alpha, self.log_alpha_factor))
+        alpha = _times(self.alpha, self.log_alpha_factor)
+        weight = ridge_weights(z, y, alpha)  # equation (1)
         intercept = y_mean - z_mean @ weight
         return {**state, "weight": weight, "intercept": intercept}
 
@@ -205,43 +207,6 @@ class RidgeNet(EmbeddingLearner):
             return values, values.new_zeros(len(values), 1, values.shape[2])
         mean = values.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         return (values - mean) * real, mean
-
-
-def ridge_weights(z: Tensor, y: Tensor, alpha: Tensor | float) -> Tensor:
-    r"""Minimise :math:`\lVert Y - ZW \rVert^2 + \alpha \lVert W \rVert^2` task by task.
-
-    The smaller of the two systems of equation (1) is solved.
-
-    Parameters
-    ----------
-    z : Tensor of shape (T, S, D)
-        Rows of zeros count for nothing.
-    y : Tensor of shape (T, S, n_outputs)
-        Targets, 0 in such rows.
-    alpha : Tensor of shape () or float
-        The penalty.
-
-    Returns
-    -------
-    Tensor of shape (T, D, n_outputs)
-        The weights.
-    """
-    n_rows, n_features = z.shape[1:]
-    if n_rows <= n_features:
-        return z.mT @ _solved(z @ z.mT, y, alpha)
-    return _solved(z.mT @ z, z.mT @ y, alpha)
-
-
-def _solved(gram: Tensor, right: Tensor, alpha: Tensor | float) -> Tensor:
-    """Return (G + alpha I)^-1 B for Gram matrices G (T, n, n) and B (T, n, m)."""
-    n = gram.shape[-1]
-    trace = gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-    # A sum of squares is known up to such an error; below it there is no factor.
-    penalty = (n * torch.finfo(gram.dtype).eps * trace).clamp(min=alpha)
-    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
-    # What is not finite stays so, and is refused where models and losses are.
-    factor, _ = torch.linalg.cholesky_ex(gram + penalty[:, None, None] * identity)
-    return torch.cholesky_solve(right, factor)
 
 
 def _learned(wanted: bool) -> nn.Parameter | None:

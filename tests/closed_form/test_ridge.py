@@ -10,7 +10,8 @@ from torch import nn
 
 from sklmeta import ClassPool, RidgeNetClassifier, RidgeNetRegressor, TaskSet
 from sklmeta.backbones import MLP, ConvNet
-from sklmeta.closed_form.ridge import RidgeNet, ridge_weights
+from sklmeta.closed_form._systems import ridge_weights
+from sklmeta.closed_form.ridge import RidgeNet
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.memory import peak_bytes
 
