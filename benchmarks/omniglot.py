@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _omniglot_metric import METRIC, metric_choice, metric_recipe
+from _omniglot_metric import METRIC, METRIC_DEVIATIONS, metric_choice, metric_recipe
 from _report import (
     Benchmark,
     add_common_options,
@@ -301,6 +301,7 @@ def deviations(args: argparse.Namespace) -> list[str]:
         for name, value in paper.items()
         if getattr(args, name) != value
     ]
+    found += METRIC_DEVIATIONS.get(args.method, [])
     if args.test_query != 15:
         found.append(f"tested on {args.test_query} query rows per class, not 15")
     if args.method in GRADIENT:
