@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -59,18 +59,22 @@ OURS = "sklmeta"
 
 
 class RootScaler(TransformerMixin, BaseEstimator):
-    """Square roots, centred, divided by one number for each view.
+    """Square roots, centred, divided by one number for each view or each column.
 
     Euclidean distances between roots of two histograms are their Hellinger distance.
     """
 
+    def __init__(self, by: str = "view") -> None:
+        self.by = by
+
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Learn means, and how far a view's columns spread on average."""
+        """Learn means, and how far columns, or a view's columns on average, spread."""
         roots = np.sqrt(np.asarray(X, dtype=float))
-        self.mean_ = roots.mean(axis=0)
-        views = roots.var(axis=0).reshape(-1, FEATURES_OF_A_VIEW)
-        spread = np.sqrt(views.mean(axis=1))
-        self.scale_ = np.repeat(spread, FEATURES_OF_A_VIEW)
+        self.mean_, variance = roots.mean(axis=0), roots.var(axis=0)
+        if self.by == "view":
+            views = variance.reshape(-1, FEATURES_OF_A_VIEW).mean(axis=1)
+            variance = np.repeat(views, FEATURES_OF_A_VIEW)
+        self.scale_ = np.sqrt(np.where(variance > 0, variance, 1.0))
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -95,34 +99,66 @@ class Linear(nn.Module):
 class Curves(nn.Module):
     """Each feature beside what a small net, shared by all features, makes of it."""
 
-    def __init__(self, n_features: int, width: int = 16, n_curves: int = 4) -> None:
+    def __init__(self, n_features: int, width: int = 8, n_curves: int = 3) -> None:
         super().__init__()
         self.linear = Linear(n_features)
         self.curve = nn.Sequential(
             nn.Linear(1, width), nn.ReLU(), nn.Linear(width, n_curves)
         )
         self.log_weight = nn.Parameter(torch.zeros(n_features, 1))
+        self.out_features = n_features * (1 + n_curves)
         with torch.no_grad():
             self.curve[2].weight *= 0.3
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map rows (n, n_features) to (1 + n_curves) * n_features features."""
+        """Map rows (n, n_features) to features (n, out_features)."""
         curves = self.curve(x.unsqueeze(-1))
         features = torch.cat([curves, self.linear(x).unsqueeze(-1)], dim=-1)
         return (features * self.log_weight.exp()).flatten(1)
 
 
-class Beside(nn.Module):
-    """What a net makes of a row, beside the row itself, linearly mapped."""
+class CurvesAndNet(nn.Module):
+    """Curves of single features, beside what a net makes of all of them."""
 
-    def __init__(self, n_features: int, **net: Any) -> None:
+    def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.linear = Linear(n_features)
-        self.net = wide(n_features, **net)
+        self.curves = Curves(n_features)
+        self.net = wide(self.curves.out_features, dropout=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map rows (n, n_features) to those features and the net's."""
-        return torch.cat([self.linear(x), self.net(x)], dim=1)
+        """Map rows (n, n_features) to the features of both."""
+        curves = self.curves(x)
+        return torch.cat([curves, self.net(curves)], dim=1)
+
+
+class SideBySide(nn.Module):
+    """The features of several nets."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map rows (n, n_features) to the features of all nets."""
+        return torch.cat([net(x) for net in self.nets], dim=1)
+
+
+class Ensemble(SimpleShotClassifier):
+    """Class means in the joint features of ProtoNets that differ in their seeds."""
+
+    def __init__(self, member: Any = None, n_members: int = 3) -> None:
+        super().__init__(transform="none", device="cpu")
+        self.member = member
+        self.n_members = n_members
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Train the members, and keep their backbones."""
+        members = [
+            clone(self.member).set_params(random_state=seed).fit(X, y, groups=groups)
+            for seed in range(self.n_members)
+        ]
+        self.backbone = SideBySide([own.learner_.backbone for own in members])
+        return super().fit(X, y, groups=groups)
 
 
 def wide(n_features: int, width: int = 256, dropout: float = 0.3) -> nn.Sequential:
@@ -142,46 +178,45 @@ def for_rows(
     return module(input_shape[0], **options)
 
 
-def candidates(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the meta-learners to choose from, by name."""
-    drawn = {"n_way": 20, "n_shot": 1, "n_query": 5, "batch_size": 4}
-    drawn |= {"random_state": args.seed, "device": "cpu", "max_iter": args.updates}
+def candidates(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the meta-learners to choose from, by what rows are scaled by and name."""
+    given = {"n_way": 20, "n_shot": 1, "n_query": 5, "batch_size": 4}
+    given |= {"max_iter": args.updates, "normalize_x": False}
+    given |= {"random_state": args.seed, "device": "cpu"}
 
-    def learned(
-        learner: type, backbone: Any, *, columns: bool, **parameters: Any
-    ) -> Any:
-        if callable(backbone):
-            backbone = functools.partial(for_rows, backbone)
-        return learner(backbone, normalize_x=columns, **{**drawn, **parameters})
+    def learned(learner: type, module: Any, **parameters: Any) -> Any:
+        backbone = functools.partial(for_rows, module)
+        return learner(backbone, **{**given, **parameters})
 
+    curves_and_net = learned(ProtoNetClassifier, CurvesAndNet)
     wider = functools.partial(wide, width=512, dropout=0.5)
-    beside = functools.partial(Beside, dropout=0.5)
-    found = {
-        f"SimpleShot, {transform}": SimpleShotClassifier(transform=transform)
-        for transform in ("none", "cl2")
+    wider_net = learned(ProtoNetClassifier, wider)
+    either = {
+        "SimpleShot, rows as they are": SimpleShotClassifier(transform="none"),
+        "SimpleShot, rows of length one": SimpleShotClassifier(transform="cl2"),
+        "ProtoNet, linear": learned(ProtoNetClassifier, Linear, outer_lr=3e-4),
+        "ProtoNet, net": learned(ProtoNetClassifier, wide),
     }
-    for columns in (False, True):
-        how = ", by column" if columns else ""
-        make = functools.partial(learned, columns=columns)
-        found |= {
-            f"ProtoNet, linear{how}": make(ProtoNetClassifier, Linear, outer_lr=3e-4),
-            f"ProtoNet, curves{how}": make(ProtoNetClassifier, Curves),
-            f"ProtoNet, net{how}": make(ProtoNetClassifier, wide),
-            f"ProtoNet, wider net{how}": make(ProtoNetClassifier, wider),
-            f"ProtoNet, net beside row{how}": make(ProtoNetClassifier, beside),
-        }
-    by_column = functools.partial(learned, columns=True)
-    return found | {
-        "MatchingNet, net, by column": by_column(
-            MatchingNetClassifier, wide, learn_temperature=True
-        ),
-        "RidgeNet, net, by column": by_column(RidgeNetClassifier, wide),
-        "RelationNet, net, by column": by_column(
-            RelationNetClassifier, wide, loss="cross_entropy"
-        ),
-        "ANIL, net, by column": by_column(
-            ANILClassifier, wide, head="prototype", inner_steps=1
-        ),
+    return {
+        "view": {
+            **either,
+            "ProtoNet, curves": learned(ProtoNetClassifier, Curves),
+            "ProtoNet, curves and net": curves_and_net,
+            "3 ProtoNets, curves and net": Ensemble(curves_and_net),
+        },
+        "column": {
+            **either,
+            "ProtoNet, wider net": wider_net,
+            "3 ProtoNets, wider net": Ensemble(wider_net),
+            "MatchingNet, net": learned(
+                MatchingNetClassifier, wide, learn_temperature=True
+            ),
+            "RidgeNet, net": learned(RidgeNetClassifier, wide),
+            "RelationNet, net": learned(
+                RelationNetClassifier, wide, loss="cross_entropy"
+            ),
+            "ANIL, net": learned(ANILClassifier, wide, head="prototype", inner_steps=1),
+        },
     }
 
 
@@ -192,7 +227,7 @@ def simple_methods() -> dict[str, Any]:
         ", scaled": StandardScaler(),
         ", roots": RootScaler(),
     }
-    logistic = LogisticRegression(C=10, max_iter=300)
+    logistic = LogisticRegression(C=10, max_iter=200)
     # With one row of each class, the nearest neighbour is the nearest centroid.
     nearest = {
         f"nearest neighbour{how}": make_meta_pipeline(
@@ -217,13 +252,13 @@ def divided(pool: ClassPool, seed: int) -> tuple[ClassPool, ClassPool]:
 
 def chosen(train: ClassPool, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return the best candidate, trained on all, and every candidate's folds."""
-    named = candidates(args)
-    pipeline = MetaPipeline(
-        [("roots", RootScaler()), ("learner", ProtoNetClassifier())]
-    )
+    by_scaling = candidates(args)
     search = GridSearchCV(
-        pipeline,
-        {"learner": list(named.values())},
+        MetaPipeline([("roots", RootScaler()), ("learner", ProtoNetClassifier())]),
+        [
+            {"roots": [RootScaler(by)], "learner": list(named.values())}
+            for by, named in by_scaling.items()
+        ],
         scoring=make_episode_scorer(
             "accuracy",
             n_way=20,
@@ -235,27 +270,31 @@ def chosen(train: ClassPool, args: argparse.Namespace) -> tuple[Any, dict[str, A
         error_score="raise",
     ).fit(train)
     folds = [search.cv_results_[f"split{i}_test_score"] for i in range(args.folds)]
-    fit_s = search.cv_results_["mean_fit_time"]
+    names = [f"{name}; by {by}" for by, named in by_scaling.items() for name in named]
     rows = {
-        name: {"mean": np.mean(own), "folds": list(own), "fit_s": seconds}
-        for name, seconds, *own in zip(named, fit_s, *folds, strict=True)
+        name: {"mean": np.mean(own), "folds": list(own)}
+        for name, *own in zip(names, *folds, strict=True)
     }
-    name = list(named)[search.best_index_]
+    name = names[search.best_index_]
     return search.best_estimator_, {"chosen": name, "candidates": rows}
 
 
 def compared(
-    methods: dict[str, Any], train: ClassPool, test: ClassPool, n_way: int, args: Any
+    methods: dict[str, Any],
+    pools: tuple[ClassPool, ClassPool],
+    n_way: int,
+    n_episodes: int,
+    seed: int,
 ) -> Comparison:
     """Judge all methods on the same episodes, against the best of the simple ones."""
     found = compare(
         methods,
-        test,
-        train_tasks=train,
+        pools[1],
+        train_tasks=pools[0],
         n_way=n_way,
         n_shot=1,
-        n_episodes=args.episodes,
-        random_state=args.seed,
+        n_episodes=n_episodes,
+        random_state=seed,
     )
     means = found.summary()["mean"].drop(OURS)
     return replace(found, reference=str(means.idxmax()))
@@ -276,13 +315,15 @@ def run_view(view: str, args: argparse.Namespace) -> dict[str, Any]:
     methods = {OURS: best, **simple_methods()}
     judged = []
     for n_way in WAYS:
-        found = compared(methods, train, test, n_way, args)
+        found = compared(methods, (train, test), n_way, args.episodes, args.seed)
         print(f"{found}\n", flush=True)
         judged.append({"n_way": n_way, "methods": rows_of(found)})
     methods[OURS] = clone(best)
     others = []
     for seed in range(args.seed + 1, args.seed + 1 + args.other_divisions):
-        found = compared(methods, *divided(pool, seed), WAYS[0], args)
+        found = compared(
+            methods, divided(pool, seed), WAYS[0], args.other_episodes, args.seed
+        )
         others.append({"seed": seed, "methods": rows_of(found)})
         print(f"{view}, division {seed}\n{found.summary().iloc[:, 1:8]}", flush=True)
     seconds = time.perf_counter() - begin
@@ -297,10 +338,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS))
-    add("--updates", type=int, default=150, help="meta-updates of each candidate")
+    add("--updates", type=int, default=120, help="meta-updates of each candidate")
     add("--folds", type=int, default=3, help="of the training species")
     add("--choosing-episodes", type=int, default=150, help="of each fold")
     add("--episodes", type=int, default=1000, help="of held-out species")
+    add("--other-episodes", type=int, default=300, help="of each other division")
     add("--other-divisions", type=int, default=3, help="of the species")
     add("--data-home", type=Path, help="default: SKLMETA_DATA")
     add_common_options(parser)

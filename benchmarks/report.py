@@ -187,7 +187,7 @@ def render(folder: Path = RESULTS) -> str:
         if (own := [records[n] for n in (name, f"{name}_gpu") if n in records])
     }
     # Experiments with another tag stay out.
-    pattern = re.compile(r"omniglot_[a-z]+_\d+w\d+s(_\d+steps)?(_gpu)?")
+    pattern = re.compile(r"omniglot_[a-z0-9]+_\d+w\d+s(_\d+steps)?(_gpu)?")
     drawn = [record for name, record in records.items() if pattern.fullmatch(name)]
     parts = [OPENING]
     if "sinusoid" in sections:

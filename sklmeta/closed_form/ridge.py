@@ -329,7 +329,7 @@ class RidgeNetClassifier(MetaClassifierMixin, _RidgeNetEstimator):
     temperature; with `learn_alpha` and `learn_temperature` off there is nothing to
     learn, and `fit` returns at once.
 
-    The paper's recipe for Omniglot: four convolution blocks, episodes of 60 ways with
+    The paper's recipe for Omniglot, as recalled: four convolution blocks, 60 ways with
     random shots, ``temperature=0.1`` and ``optimizer="adam"`` at ``outer_lr=5e-3``,
     halved every 2,000 episodes.
 
