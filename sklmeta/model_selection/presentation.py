@@ -102,9 +102,8 @@ def presentation_accuracy(
     """
     tasks = _checked(meta, tasks, n_way, n_presentations, n_episodes)
     pool = meta._preparation.pool(tasks, resolve_device(meta.device))
-    seen, to_come = 1, n_presentations - 1
     spec = EpisodeSpec(
-        n_shot=seen, n_query=to_come, n_way=n_way, per_class=True, small_tasks="raise"
+        n_shot=1, n_query=n_presentations - 1, n_way=n_way, per_class=True
     )
     sampler = EpisodeSampler(pool, spec)
     generator = torch.Generator().manual_seed(random_state)
@@ -154,6 +153,12 @@ def _checked(
         )
     if n_way > len(tasks):
         raise ValueError(f"n_way={n_way}, and there are {len(tasks)} classes.")
+    sizes = tasks.rows().sizes
+    if sizes.min() < n_presentations:
+        raise ValueError(
+            f"n_presentations={n_presentations}, and class "
+            f"{tasks.classes.tolist()[sizes.argmin()]!r} has {sizes.min()} rows."
+        )
     return tasks
 
 
