@@ -39,8 +39,9 @@ def one_shot(record: Record) -> str:
             "inside one alphabet that meta-training has not seen: mean over runs. "
             "Published: by the authors of the data; people make 4.5 % errors (as "
             f"recalled). ProtoNet: {found['n_updates']:,} meta-updates in "
-            f"{found['training_s'] / 60:.1f} minutes on the 30 background alphabets, "
-            f"{p['train_ways']} ways of one alphabet in each episode.\n",
+            f"{found['training_s'] / 60:.1f} minutes (of processor time) on the 30 "
+            f"background alphabets, {p['train_ways']} ways of one alphabet in each "
+            "episode.\n",
             table(("", "sklmeta", "published", "asked for"), rows),
             "Errors of each run, in order:\n",
             *(f"- {TITLES[name]}: {_errors(own)}." for name, own in _runs(record)),
