@@ -292,11 +292,13 @@ def refuse_more_ways(
         return
     first = int((n_way > most).int().argmax())
     n_ways = int(n_way[first])
-    others = ", or with head='shared' or 'prototype', which take any number"
+    others = ""
+    if hasattr(meta, "head"):
+        others = ", or with head='shared' or 'prototype', which take any number"
     raise ValueError(
         f"Got {n_ways} classes in {where(first)}, and this {type(meta).__name__} takes "
         f"at most {most}, as many as a task had in its meta-training. Meta-train on "
-        f"episodes of as many (n_way={n_ways}){others if hasattr(meta, 'head') else ''}."
+        f"episodes of as many (n_way={n_ways}){others}."
     )
 
 
