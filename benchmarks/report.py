@@ -15,6 +15,7 @@ from typing import Any
 from _comparison_section import comparison
 from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
+from _leaves_section import leaves
 from _markdown import Record, bullets, interval, origin, table, where
 from _omniglot_section import omniglot
 from _one_shot_section import one_shot
@@ -162,6 +163,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "scaling": scaling,
     "episode_drawing": episode_drawing,
     "heads": heads,
+    "leaves": leaves,
     "predict_tasks_speed": predict_tasks_speed,
     "taskset": taskset,
     "grid_search": grid_search,
