@@ -99,8 +99,10 @@ def test_refusals():
         presentation_accuracy(PerTaskClassifier().fit(pool), pool)
     pairs = [(np.eye(6), np.arange(6.0)), (np.eye(6), np.ones(6))]
     with pytest.raises(TypeError, match=r"torch learner.*MAMLRegressor"):
-        presentation_accuracy(MAMLRegressor(max_iter=1).fit(TaskSet(pairs)), pool)
-    shared = ProtoNetClassifier(max_iter=1).fit(
+        presentation_accuracy(
+            MAMLRegressor(max_iter=1, n_shot=2).fit(TaskSet(pairs)), pool
+        )
+    shared = ProtoNetClassifier(max_iter=1, n_shot=2).fit(
         TaskSet([(np.eye(4), [0, 1, 0, 1]), (np.eye(4), [1, 0, 1, 0])])
     )
     with pytest.raises(ValueError, match="shared labels"):
