@@ -94,11 +94,11 @@ ESTIMATORS = [
         memory_size=20,
         memory_width=16,
         n_reads=2,
-        max_iter=400,
+        max_iter=600,
         outer_lr=3e-3,
     ),
     RecurrentNetClassifier(hidden_size=100, max_iter=800, batch_size=32, outer_lr=3e-3),
-    RecurrentNetRegressor(hidden_size=64, max_iter=400, outer_lr=3e-3),
+    RecurrentNetRegressor(hidden_size=64, max_iter=600, outer_lr=3e-3),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(
