@@ -10,7 +10,7 @@ local labels. Its turned alphabets are further tasks, and so are copies of them 
 every drawing is slightly distorted. The 20 runs are looked at once, at the end.
 
 With --validate, five background alphabets are held out of meta-training, and runs of
-the same form are made of them: all that is chosen here was chosen so. Writes
+the same form are made of them: what is chosen here was chosen so. Writes
 ``results/one_shot_challenge.json``.
 """
 
@@ -219,9 +219,9 @@ def hausdorff_errors(runs: TaskSet) -> np.ndarray:
 def deviations(args: argparse.Namespace) -> list[str]:
     """Return in which ways this is not ProtoNet's paper, and what was chosen how."""
     return [
-        f"{args.max_minutes:g} minutes of meta-training (processor time), its learning rate "
-        f"falling from {args.outer_lr:g} to 0 by a cosine of the time; the last "
-        "weights are kept",
+        f"{args.max_minutes:g} minutes of meta-training (processor time), its "
+        f"learning rate falling from {args.outer_lr:g} to 0 by a cosine of the time; "
+        "the last weights are kept",
         f"episodes of {args.train_ways} characters of one alphabet, one support and "
         f"{args.n_query} query drawing(s) of each; the paper's have 60 of all",
         f"alphabets in {args.orientations} orientations (turned; from 5 on mirrored), "
@@ -230,8 +230,10 @@ def deviations(args: argparse.Namespace) -> list[str]:
         f"averaged: support drawings with {args.views} slightly distorted copies, and "
         "probabilities of a query drawing averaged over its own; each query drawing by "
         "itself",
-        "all choices were made on runs of five of the 30 background alphabets, held "
-        "out of shorter meta-trainings (--validate); the final one has all 30",
+        "pooling against strides, query drawings, learning rate and averaging were "
+        "chosen on runs of five of the 30 background alphabets, held out of short "
+        "meta-trainings (--validate); the final one has all 30. Distortions, width and "
+        "image size are as first set",
         *args.note,
     ]
 
