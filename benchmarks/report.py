@@ -19,6 +19,7 @@ from _leaves_section import leaves
 from _markdown import Record, bullets, interval, origin, table, where
 from _omniglot_section import omniglot
 from _one_shot_section import one_shot
+from _presentation_section import presentation
 from _report import RESULTS
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
@@ -196,6 +197,10 @@ def render(folder: Path = RESULTS) -> str:
         parts.append(sections.pop("sinusoid"))
     if drawn:
         parts.append(omniglot(drawn))
+    presented = [f"presentation_{method}" for method in ("mann", "lstm")]
+    if any(name in records for name in presented):
+        own = [records[name] for name in presented if name in records]
+        parts.append(presentation(own))
     return "\n".join([*parts, *sections.values()]).rstrip() + "\n"
 
 

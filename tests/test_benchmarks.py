@@ -369,3 +369,26 @@ def test_distorted_drawings_are_nearly_the_same(script):
         np.rot90(images[:, :, ::-1], axes=(1, 2)),
     )
     assert drawings.resized(images, 28).shape == (3, 28, 28)
+
+
+@pytest.mark.parametrize("method", ["mann", "lstm"])
+def test_presentation_keeps_its_budget(script, tmp_path, monkeypatch, capsys, method):
+    """The benchmark of presentations, on digits in place of characters."""
+    presentation = script("presentation")
+    monkeypatch.setattr(
+        presentation, "fetch_omniglot", lambda **_: digits_as_characters()
+    )
+    options = ["--method", method, "--ways", 2, "--minutes", 0.02]
+    options += ["--look-minutes", 0.008, "--n-validation", 3, "--presentations", 3]
+    options += ["--validation-episodes", 5, "--test-episodes", 7, "--batch-size", 2]
+    record = run(presentation, tmp_path / "results", *options)
+    found = record["results"]
+    assert list(found["accuracy"]) == ["1", "2", "3"]
+    assert found["accuracy"]["2"]["n"] == 7
+    assert [point["shots"] for point in found["validation_curve"]] == [1, 3, 9]
+    assert 1.2 <= found["training_s"] < 10
+    assert found["n_updates"] == found["validation_curve"][-1]["updates"] > 0
+    script("report").main(["--results", str(tmp_path / "results")])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "(`presentation.py`)" in text
+    assert "presentation 2 |" in text
