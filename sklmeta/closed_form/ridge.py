@@ -55,7 +55,7 @@ from sklmeta._parameters import (
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.closed_form._systems import ridge_weights
 from sklmeta.engine.batches import Rows
-from sklmeta.engine.embedding import EmbeddingLearner
+from sklmeta.engine.embedding import EmbeddingLearner, precise
 from sklmeta.engine.learner import State
 from sklmeta.episodic import (
     CommonParameters,
@@ -163,7 +163,7 @@ class RidgeNet(EmbeddingLearner):
             where the device has it; with labels also "ways" (T, N), True where a way
             has support rows.
         """
-        z = _precise(features)
+        z = precise(features)
         real = support.mask.unsqueeze(-1).to(z.dtype)  # (T, S, 1)
         state = {}
         if self.task_type == "classification":
@@ -216,11 +216,6 @@ def _learned(wanted: bool) -> nn.Parameter | None:
 
 def _times(value: float, log_factor: Tensor | None) -> Tensor | float:
     return value if log_factor is None else value * log_factor.exp()
-
-
-def _precise(features: Tensor) -> Tensor:
-    """Return features in double precision, where the device has it."""
-    return features if features.device.type == "mps" else features.double()
 
 
 class RidgeNetParameters(CommonParameters, total=False):

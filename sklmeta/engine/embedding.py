@@ -19,11 +19,19 @@ from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Learner, State, WeightsId
 from sklmeta.engine.mapping import passing
 
-__all__ = ["EmbeddingLearner"]
+__all__ = ["EmbeddingLearner", "precise"]
 
 # Rows that pass the backbone at once where no gradients are kept.
 IMAGES_PER_BLOCK = 512
 ROWS_PER_BLOCK = 65_536
+
+
+def precise(features: Tensor) -> Tensor:
+    """Return features in double precision, where the device has it.
+
+    For Gram matrices and covariances, whose condition numbers are squares.
+    """
+    return features if features.device.type == "mps" else features.double()
 
 
 class EmbeddingLearner(Learner):

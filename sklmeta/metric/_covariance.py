@@ -5,7 +5,9 @@ r"""Covariances of classes and of their task, and distances in their units.
 
 shrinks the covariance :math:`\Sigma_k` of a class of :math:`n_k` rows towards that of
 all support rows of the task, :math:`\Sigma` (equation 2 of [1]_): a class with one row
-takes half of the task's, and :math:`\beta` makes all of them invertible.
+takes half of the task's, and :math:`\beta` makes all of them invertible. Covariances
+are of double precision, where the device has it, and a :math:`\beta` below their
+rounding errors counts as these: features may be of any scale.
 
 References
 ----------
@@ -17,6 +19,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from sklmeta.engine.embedding import precise
 
 __all__ = ["covariance_factors", "mahalanobis"]
 
@@ -39,20 +43,21 @@ def covariance_factors(
     Returns
     -------
     Tensor of shape (T, N, D, D)
-        NaN for classes whose features are not finite.
+        NaN for classes whose features are not finite. In double precision, where the
+        device has it.
     """
+    features, member, prototypes = map(precise, (features, member, prototypes))
     real = member.sum(2, keepdim=True)  # (T, S, 1)
     mean = (real * features).sum(1, keepdim=True) / _at_least_one(real.sum(1)[:, None])
     of_task = _covariance(features - mean, real)  # (T, D, D)
-    eye = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
     factors = []
     # Class by class: all deviations at once would take N times the support's memory.
     for own, center in zip(member.unbind(2), prototypes.unbind(1), strict=True):
         n_rows = own.sum(1)[:, None, None]
         share = n_rows / (n_rows + 1)  # lambda
         of_class = _covariance(features - center.unsqueeze(1), own.unsqueeze(2))
-        shrunk = share * of_class + (1 - share) * of_task + floor * eye
-        factors.append(_cholesky(shrunk))
+        shrunk = share * of_class + (1 - share) * of_task
+        factors.append(_cholesky(shrunk, floor))
     return torch.stack(factors, 1)
 
 
@@ -67,12 +72,17 @@ def mahalanobis(features: Tensor, prototypes: Tensor, factors: Tensor) -> Tensor
         Lower Cholesky factors of the classes' covariances.
     """
     offsets = features.unsqueeze(1) - prototypes.unsqueeze(2)  # (T, N, Q, D)
+    offsets = offsets.to(factors.dtype)
     white = torch.linalg.solve_triangular(factors, offsets.mT, upper=False)
-    return white.square().sum(2).mT
+    return white.square().sum(2).mT.to(features.dtype)
 
 
-def _cholesky(matrices: Tensor) -> Tensor:
+def _cholesky(matrices: Tensor, floor: float) -> Tensor:
     """Return lower factors; NaN where features are not finite, for callers to name."""
+    n_features, eps = matrices.shape[-1], torch.finfo(matrices.dtype).eps
+    trace = matrices.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    added = (n_features * eps * trace).clamp(min=floor).unsqueeze(-1)
+    matrices = matrices + added.expand(matrices.shape[:-1]).diag_embed()
     factors, failed = torch.linalg.cholesky_ex(matrices)
     return factors.where(failed[..., None, None] == 0, torch.nan)
 

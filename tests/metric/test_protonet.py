@@ -212,6 +212,22 @@ def test_mahalanobis_distances_are_those_of_simple_cnaps():
             np.testing.assert_allclose(logits[task, :, way], expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e12])
+def test_covariances_of_few_rows_are_those_of_features_of_any_scale(scale):
+    # Fewer rows than features: a covariance without a floor is singular.
+    x, y = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(0)), [0, 1, 2]
+    support = Rows(scale * x, torch.tensor([2 * y]), torch.ones(1, 6).bool())
+    learner = identity(metric="mahalanobis", covariance_floor=1e-3 * scale**2)
+    found = outputs(learner, support, support)
+    assert found.dtype == torch.float32
+    unscaled = identity(metric="mahalanobis", covariance_floor=1e-3)
+    rows = Rows(x.double(), support.y, support.mask)
+    expected = outputs(unscaled, rows, rows)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
+    tiny = identity(metric="mahalanobis", covariance_floor=1e-3)
+    assert torch.isfinite(outputs(tiny, support, support)).all()
+
+
 def test_one_row_in_all_has_a_covariance():
     support = make_rows(1, 1)
     logits = outputs(identity(metric="mahalanobis"), support, make_rows(1, seed=1))
