@@ -49,6 +49,7 @@ from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.metric._context import QueryContext, SupportContext
+from sklmeta.metric._cosine import unit_rows
 from sklmeta.metric._temperature import Temperature
 
 __all__ = ["MatchingNet", "MatchingNetClassifier"]
@@ -176,8 +177,7 @@ class MatchingNet(EmbeddingLearner):
         if self.query_context is not None:
             features = self.query_context(features, support, mask)
         if self.metric == "cosine":
-            unit = F.normalize(features, dim=-1)
-            similarity = unit @ F.normalize(support, dim=-1).transpose(1, 2)
+            similarity = unit_rows(features) @ unit_rows(support).mT
         else:
             similarity = -_squared_distances(features, support, mask)
         similarity = similarity / self._temperature()  # (T, Q, S)

@@ -30,7 +30,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sklmeta._parameters import check_choice, check_positive, with_common_parameters
 from sklmeta.base import MetaClassifierMixin
@@ -38,6 +37,7 @@ from sklmeta.engine.batches import Rows
 from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
+from sklmeta.metric._cosine import unit_rows
 from sklmeta.metric._covariance import covariance_factors, mahalanobis
 from sklmeta.metric._temperature import Temperature
 
@@ -158,8 +158,7 @@ class ProtoNet(EmbeddingLearner):
         if self.metric == "mahalanobis":
             return mahalanobis(features, prototypes, state["factors"])
         if self.metric == "cosine":
-            unit = F.normalize(features, dim=-1)
-            return 1 - unit @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+            return 1 - unit_rows(features) @ unit_rows(prototypes).mT
         if torch.is_grad_enabled():
             offsets = features.unsqueeze(2) - prototypes.unsqueeze(1)
             return offsets.square().sum(-1)
