@@ -37,6 +37,7 @@ for Few-Shot Learning", CVPR 2018, arXiv:1711.06025.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Unpack
 
 import torch
@@ -290,7 +291,7 @@ class RelationNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         n_ways: int | None,
         generator: torch.Generator,
     ) -> RelationNet:
-        return RelationNet(
+        learner = RelationNet(
             backbone,
             n_features,
             n_outputs,
@@ -300,6 +301,7 @@ class RelationNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
             loss=self.loss,
             generator=generator,
         )
+        return learner.float()  # as rows are, whatever torch's default is
 
 
 def _map_shape(backbone: nn.Module, n_features: int) -> tuple[int, int, int] | None:
@@ -307,11 +309,12 @@ def _map_shape(backbone: nn.Module, n_features: int) -> tuple[int, int, int] | N
     shape = getattr(backbone, "map_shape", None)
     if shape is None:
         return None
-    if len(shape) != 3 or math.prod(shape) != n_features:
+    sides = tuple(shape) if isinstance(shape, Iterable) else ()
+    if len(sides) != 3 or math.prod(sides) != n_features:
         raise ValueError(
-            f"The backbone's map_shape={tuple(shape)} must be channels, height and "
+            f"The backbone's map_shape={shape!r} must be channels, height and "
             f"width of the {n_features} features that it gives, flattened. Correct it, "
             "or leave it out where features are no image."
         )
-    channels, height, width = map(int, shape)
+    channels, height, width = map(int, sides)
     return channels, height, width

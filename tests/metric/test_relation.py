@@ -352,6 +352,12 @@ class Wrong(ConvNet):
         self.map_shape = (4, 3, 3)
 
 
+class NoShape(nn.Flatten):
+    """Says a number of pixels instead of their shape."""
+
+    map_shape = 64
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -359,11 +365,24 @@ class Wrong(ConvNet):
         ({"aggregate": "max"}, "aggregate must be one of"),
         ({"loss": "mse"}, "loss must be one of"),
         ({"backbone": Wrong}, r"map_shape=\(4, 3, 3\) must be .* the 16 features"),
+        ({"backbone": NoShape()}, "map_shape=64 must be .* the 64 features"),
     ],
 )
 def test_wrong_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         RelationNetClassifier(**parameters).fit(image_pool())
+
+
+def test_weights_are_of_single_precision_as_rows_are():
+    pool, before = image_pool(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        meta = RelationNetClassifier(relation_width=2, n_shot=1, n_way=2, **QUICK)
+        adapted = meta.fit(pool).adapt(pool.X[:16], pool.y[:16])
+        assert np.isfinite(adapted.predict_proba(pool.X[:2])).all()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(p.dtype == torch.float32 for p in meta.learner_.parameters())
 
 
 def test_parameters_of_meta_training_are_kept(on_images):
