@@ -37,6 +37,7 @@ from sklmeta import (
     MatchingNetClassifier,
     MetaPipeline,
     PerTaskClassifier,
+    PLDAClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
     RidgeNetClassifier,
@@ -194,6 +195,10 @@ def candidates(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     either = {
         "SimpleShot, rows as they are": SimpleShotClassifier(transform="none"),
         "SimpleShot, rows of length one": SimpleShotClassifier(transform="cl2"),
+        **{
+            f"PLDA, shrinkage {share:g}": PLDAClassifier(shrinkage=share)
+            for share in (0.1, 0.3, 0.5)
+        },
         "ProtoNet, linear": learned(ProtoNetClassifier, Linear, outer_lr=3e-4),
         "ProtoNet, net": learned(ProtoNetClassifier, wide),
     }

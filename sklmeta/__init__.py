@@ -36,6 +36,7 @@ from sklmeta.memory import (
 )
 from sklmeta.metric import (
     MatchingNetClassifier,
+    PLDAClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
     SimpleShotClassifier,
@@ -72,6 +73,7 @@ __all__ = [
     "MetaSGDRegressor",
     "MetaTrainingError",
     "ModifiedHausdorffClassifier",
+    "PLDAClassifier",
     "PerTaskClassifier",
     "PerTaskRegressor",
     "PooledClassifier",

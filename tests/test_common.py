@@ -20,6 +20,7 @@ from sklmeta import (
     MetaSGDRegressor,
     PerTaskClassifier,
     PerTaskRegressor,
+    PLDAClassifier,
     PooledClassifier,
     PooledRegressor,
     ProtoNetClassifier,
@@ -110,6 +111,7 @@ ESTIMATORS = [
     RidgeNetClassifier(max_iter=100, outer_lr=5e-3),
     RidgeNetRegressor(max_iter=200, outer_lr=5e-3),
     # Centring at the mean of all rows, "cl2", is no gain on these tasks.
+    PLDAClassifier(),
     SimpleShotClassifier(transform="l2"),
     TransductiveProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     # Logistic regression would take long to tell 600 meta-training classes apart.
