@@ -68,10 +68,11 @@ METRIC: dict[str, Callable[..., Any]] = {
 
 def metric_recipe(method: str, ways: int, shots: int) -> dict[str, Any]:
     """Return how the method's paper meta-trains, as far as it says so."""
-    known = {"outer_lr": 1e-3, "train_shots": shots}
+    known = {"train_shots": shots}
     if method == "protonet":
         return {
             **known,
+            "outer_lr": 1e-3,
             "downsample": "pool",
             "width": 64,
             "train_ways": 60,
