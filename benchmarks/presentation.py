@@ -2,6 +2,7 @@
 
     python benchmarks/presentation.py --method mann
     python benchmarks/presentation.py --method lstm
+    python benchmarks/presentation.py --method mann --long-only --tag _long
 
 The protocol of memory-augmented networks (Santoro et al. 2016): 5 characters, 10
 drawings of each in random order, 20 x 20 pixels without convolutions; each drawing is
@@ -94,7 +95,7 @@ def meta_train(
     curve: list[dict[str, Any]] = []
     best = None
     while clock.spent < clock.seconds:
-        _, n_shot, n_query = phase_at(clock.spent / clock.seconds)
+        _, n_shot, n_query = phase_at(clock.spent / clock.seconds, phases_of(args))
         meta.set_params(n_shot=n_shot, n_query=n_query)
         clock.mark = min(clock.spent + 60 * args.look_minutes, clock.seconds)
         try:
@@ -118,14 +119,21 @@ def meta_train(
     return meta, curve
 
 
-def phase_at(share: float) -> tuple[float, int, int]:
+def phases_of(args: argparse.Namespace) -> tuple[tuple[float, int, int], ...]:
+    """Return the phases of meta-training: only the last one if long_only."""
+    return ((1.0, *PHASES[-1][1:]),) if args.long_only else PHASES
+
+
+def phase_at(
+    share: float, phases: tuple[tuple[float, int, int], ...]
+) -> tuple[float, int, int]:
     """Return the phase that meta-training is in after a share of its time."""
     end = 0.0
-    for phase in PHASES:
+    for phase in phases:
         end += phase[0]
         if share < end - 1e-6:
             return phase
-    return PHASES[-1]
+    return phases[-1]
 
 
 def judge(
@@ -166,6 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--n-validation", type=int, default=100, help="characters held out to validate")
     add("--validation-episodes", type=int, default=200)
     add("--look-minutes", type=float, default=1.25, help="between validations")
+    add("--long-only", action="store_true", help="long episodes from the start")
     add("--test-episodes", type=int, default=1000)
     add("--image-size", type=int, default=20)
     add("--data-home", type=Path, help="default: SKLMETA_DATA")
@@ -178,7 +187,7 @@ def deviations(args: argparse.Namespace) -> list[str]:
     """Return in which ways this is not the paper's experiment."""
     phases = ", then ".join(
         f"{share:.0%} of the time on {shots} and {queries}"
-        for share, shots, queries in PHASES
+        for share, shots, queries in phases_of(args)
     )
     found = [
         f"{args.minutes:g} minutes of meta-training, not the paper's 100,000 episodes",
