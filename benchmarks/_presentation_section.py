@@ -25,7 +25,7 @@ def presentation(records: Sequence[Record]) -> str:
         method, found = record["parameters"]["method"], record["results"]
         rows.append(
             (
-                f"{METHODS[method]}, sklmeta ({number})",
+                f"{METHODS[method]}{_variant(record)}, sklmeta ({number})",
                 *(interval(found["accuracy"][n], 100) for n in shown),
                 f"{found['training_s'] / 60:.1f}",
                 f"{found['n_updates']:,}",
@@ -52,12 +52,19 @@ def presentation(records: Sequence[Record]) -> str:
             f"each in random order, over {p['test_episodes']:,} episodes. Paper: "
             "Santoro et al. 2016 (arXiv:1605.06065), its numbers as recalled. Minutes "
             "are of processor time on one thread, in meta-training. Asked for: MANN at "
-            "least 10 points above the LSTM at the 2nd presentation.\n",
+            "least 10 points above the LSTM at the 2nd presentation. Meta-training "
+            "begins with short episodes, or has long ones alone (long only), as in the "
+            "paper.\n",
             table((*header, "minutes", "meta-updates", "on"), rows),
             "Runs, and how each deviates from the paper:\n",
             *notes,
         ]
     )
+
+
+def _variant(record: Record) -> str:
+    """Return what tells runs of a method apart."""
+    return ", long only" if record["parameters"].get("long_only") else ""
 
 
 def _curve(points: Sequence[Mapping[str, Any]], n_shown: int = 10) -> str:

@@ -197,7 +197,11 @@ def render(folder: Path = RESULTS) -> str:
         parts.append(sections.pop("sinusoid"))
     if drawn:
         parts.append(omniglot(drawn))
-    presented = [f"presentation_{method}" for method in ("mann", "lstm")]
+    presented = [
+        f"presentation_{method}{kind}"
+        for kind in ("", "_long")
+        for method in ("mann", "lstm")
+    ]
     if any(name in records for name in presented):
         own = [records[name] for name in presented if name in records]
         parts.append(presentation(own))
