@@ -93,13 +93,13 @@ def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
     """Return the estimator's learner with new weights."""
     backbone, n_features = estimator._make_backbone(preparation.input_shape, seed)
     generator = torch.Generator().manual_seed(seed)
-    learner = estimator._make_learner(
+    learner: Learner = estimator._make_learner(
         backbone,
         n_features,
         preparation.n_outputs,
         _training_ways(estimator, preparation),
         generator,
-    )
+    ).float()  # as rows are, whatever torch's default is
     if preparation.is_image:
         # The layout that convolutions are fastest in, and images come in.
         learner = learner.to(memory_format=torch.channels_last)

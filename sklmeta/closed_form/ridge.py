@@ -46,6 +46,7 @@ from typing import Any, ClassVar, TypeVar, Unpack
 import torch
 from torch import Tensor, nn
 
+from sklmeta._learned_factors import log_factor, times
 from sklmeta._parameters import (
     check_choice,
     check_positive,
@@ -143,8 +144,8 @@ class RidgeNet(EmbeddingLearner):
         classifies = task_type == "classification"
         if not classifies:
             self.adaptation_options = ("alpha",)
-        self.log_alpha_factor = _learned(learn_alpha)
-        self.log_temperature_factor = _learned(learn_temperature and classifies)
+        self.log_alpha_factor = log_factor(learn_alpha)
+        self.log_temperature_factor = log_factor(learn_temperature and classifies)
 
     def adapt_features(self, features: Tensor, support: Rows) -> State:
         """Return the linear model of each task.
@@ -173,7 +174,7 @@ class RidgeNet(EmbeddingLearner):
             y = support.y.to(z.dtype) * real
         z, z_mean = self._centred(z * real, real)
         y, y_mean = self._centred(y, real)
-        alpha = _times(self.alpha, self.log_alpha_factor)
+        alpha = times(self.alpha, self.log_alpha_factor)
         weight = ridge_weights(z, y, alpha)  # equation (1)
         intercept = y_mean - z_mean @ weight
         return {**state, "weight": weight, "intercept": intercept}
@@ -197,7 +198,7 @@ class RidgeNet(EmbeddingLearner):
         outputs = features.to(weight.dtype) @ weight + state["intercept"]
         if self.task_type == "regression":
             return outputs.to(features.dtype)
-        temperature = _times(self.temperature, self.log_temperature_factor)
+        temperature = times(self.temperature, self.log_temperature_factor)
         logits = (outputs / temperature).to(features.dtype)  # equation (2)
         return logits.masked_fill(~state["ways"].unsqueeze(1), -torch.inf)
 
@@ -207,15 +208,6 @@ class RidgeNet(EmbeddingLearner):
             return values, values.new_zeros(len(values), 1, values.shape[2])
         mean = values.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         return (values - mean) * real, mean
-
-
-def _learned(wanted: bool) -> nn.Parameter | None:
-    """Return the logarithm of a factor that starts from 1, None for no factor."""
-    return nn.Parameter(torch.zeros(())) if wanted else None
-
-
-def _times(value: float, log_factor: Tensor | None) -> Tensor | float:
-    return value if log_factor is None else value * log_factor.exp()
 
 
 class RidgeNetParameters(CommonParameters, total=False):

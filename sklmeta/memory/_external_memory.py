@@ -135,7 +135,9 @@ def unroll(
         After the last step.
     """
     gates = inputs.transpose(0, 1).contiguous()
-    outputs, *last = _Unrolled.apply(gates, *weights, *state, sizes)
+    # Within a function gradients are off: it is told whether it will need its steps.
+    keeps = torch.is_grad_enabled()
+    outputs, *last = _Unrolled.apply(gates, *weights, *state, sizes, keeps)
     return outputs.transpose(0, 1), MemoryState(*last)
 
 
@@ -146,7 +148,7 @@ class _Unrolled(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, *args: Any) -> tuple[Tensor, ...]:
         weights, state, sizes = Weights(*args[:3]), MemoryState(*args[3:9]), args[9]
         traces, before, outputs = [], [], []
-        keeps = any(ctx.needs_input_grad)
+        keeps = args[10] and any(ctx.needs_input_grad)
         now = torch.cat([state.hidden, state.reads], 1)
         for step_input in inputs:
             if keeps:
@@ -194,7 +196,7 @@ class _Unrolled(torch.autograd.Function):
             torch.cat(ctx.before).mT @ d_input.flatten(0, 1),
             states.mT @ d_interface,
             d_interface.sum(0),
-            *(d_hidden, d_cell, d_reads, d_memory, d_read_weights, None, None),
+            *(d_hidden, d_cell, d_reads, d_memory, d_read_weights, None, None, None),
         )
 
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from sklmeta._meta_tags import MetaTags
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.embedding import EmbeddingLearner
+from sklmeta.engine.embedding import EmbeddingLearner, precise
 from sklmeta.engine.keys import LAST, random_keys, stream
 from sklmeta.engine.learner import State, way_mask
 from sklmeta.episodic import EpisodicMetaLearner
@@ -314,9 +314,9 @@ def _where(choose: Tensor, new: Any, old: Any) -> Any:
 
 def _place(features: Tensor) -> Tensor:
     """Return a number for each row by which different features are told apart."""
-    values = features.detach().double()
+    values = precise(features.detach())
     direction = torch.arange(1.0, values.shape[2] + 1, dtype=torch.float64).cos()
-    return (values * direction.to(values.device)).sum(2)  # (T, S)
+    return (values * direction.to(values)).sum(2)  # (T, S)
 
 
 def _order_of_rows(place: Tensor, support: Rows) -> Tensor:

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sklmeta._learned_factors import log_factor, times
 from sklmeta._parameters import (
     check_choice,
     check_integer,
@@ -50,7 +51,6 @@ from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.metric._context import QueryContext, SupportContext
 from sklmeta.metric._cosine import unit_rows
-from sklmeta.metric._temperature import Temperature
 
 __all__ = ["MatchingNet", "MatchingNetClassifier"]
 
@@ -116,7 +116,7 @@ class MatchingNet(EmbeddingLearner):
         super().__init__("classification", backbone, n_outputs)
         self.metric = metric
         self.temperature = temperature
-        self.temperature_factor = Temperature(1.0) if learn_temperature else None
+        self.log_temperature_factor = log_factor(learn_temperature)
         self.support_context = self.query_context = None
         if n_context is not None:
             self.support_context = SupportContext(n_context, generator)
@@ -185,8 +185,7 @@ class MatchingNet(EmbeddingLearner):
 
     def _temperature(self) -> Tensor | float:
         fixed = self.temperature or TEMPERATURES[self.metric]
-        factor = self.temperature_factor
-        return fixed if factor is None else fixed * factor()
+        return times(fixed, self.log_temperature_factor)
 
 
 def _squared_distances(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from sklmeta._learned_factors import log_factor, times
 from sklmeta._parameters import check_choice, check_positive, with_common_parameters
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Rows
@@ -39,7 +40,6 @@ from sklmeta.engine.learner import State
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.metric._cosine import unit_rows
 from sklmeta.metric._covariance import covariance_factors, mahalanobis
-from sklmeta.metric._temperature import Temperature
 
 __all__ = ["ProtoNet", "ProtoNetClassifier"]
 
@@ -104,7 +104,7 @@ class ProtoNet(EmbeddingLearner):
         self.metric = metric
         self.temperature = temperature
         self.covariance_floor = covariance_floor
-        self.temperature_factor = Temperature(1.0) if learn_temperature else None
+        self.log_temperature_factor = log_factor(learn_temperature)
 
     def adapt_features(self, features: Tensor, support: Rows) -> State:
         """Return the prototypes of each task.
@@ -169,8 +169,7 @@ class ProtoNet(EmbeddingLearner):
 
     def _temperature(self) -> Tensor | float:
         fixed = self.temperature or TEMPERATURES[self.metric]
-        factor = self.temperature_factor
-        return fixed if factor is None else fixed * factor()
+        return times(fixed, self.log_temperature_factor)
 
 
 @with_common_parameters

@@ -291,7 +291,7 @@ class RelationNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         n_ways: int | None,
         generator: torch.Generator,
     ) -> RelationNet:
-        learner = RelationNet(
+        return RelationNet(
             backbone,
             n_features,
             n_outputs,
@@ -301,7 +301,6 @@ class RelationNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
             loss=self.loss,
             generator=generator,
         )
-        return learner.float()  # as rows are, whatever torch's default is
 
 
 def _map_shape(backbone: nn.Module, n_features: int) -> tuple[int, int, int] | None:

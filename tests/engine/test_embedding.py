@@ -69,7 +69,7 @@ def test_view_on_features_shares_the_other_weights():
     learner = ProtoNet(nn.Linear(3, 2), None, learn_temperature=True)
     backbone, view = learner.on_features()
     assert backbone is learner.backbone
-    assert view.temperature_factor is learner.temperature_factor
+    assert view.log_temperature_factor is learner.log_temperature_factor
     assert isinstance(view.backbone, nn.Identity)
     assert isinstance(learner.backbone, nn.Linear)
     rows = Rows(
@@ -102,10 +102,10 @@ def test_identity_learns_its_temperature_alone():
         "identity", learn_temperature=True, n_shot=1, max_iter=50, random_state=0
     ).fit(pool)
     assert meta.n_iter_ == 50
-    factor = meta.learner_.temperature_factor().item()
+    factor = meta.learner_.log_temperature_factor.exp().item()
     assert factor > 1.01  # squared distances of noise are too sure of themselves
     assert [n for n, _ in meta.learner_.named_parameters()] == [
-        "temperature_factor.log_value"
+        "log_temperature_factor"
     ]
 
 

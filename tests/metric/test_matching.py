@@ -314,7 +314,7 @@ def test_identity_has_nothing_to_learn_but_a_temperature_or_context():
         "identity", learn_temperature=True, max_iter=3, random_state=0
     ).fit(tasks)
     assert learned.n_iter_ == 3
-    assert learned.learner_.temperature_factor() != 1
+    assert learned.learner_.log_temperature_factor != 0
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_gradients_of_the_meta_loss(metric):
     ).double()
     episodes = Episodes(make_rows(), make_rows(seed=1))
     names, weights = zip(*learner.named_parameters(), strict=True)
-    assert "temperature_factor.log_value" in names
+    assert "log_temperature_factor" in names
 
     def loss(*values):
         own = dict(zip(names, values, strict=True))
@@ -271,5 +271,5 @@ def test_learned_temperature_multiplies_the_given_one():
         before, outputs(identity(temperature=2.5), support, query)
     )
     with torch.no_grad():
-        learner.temperature_factor.log_value.fill_(np.log(4.0))
+        learner.log_temperature_factor.fill_(np.log(4.0))
     torch.testing.assert_close(outputs(learner, support, query), before / 4)
