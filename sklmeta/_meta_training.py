@@ -93,7 +93,7 @@ def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
     """Return the estimator's learner with new weights."""
     backbone, n_features = estimator._make_backbone(preparation.input_shape, seed)
     generator = torch.Generator().manual_seed(seed)
-    learner: Learner = estimator._make_learner(
+    learner = estimator._make_learner(
         backbone,
         n_features,
         preparation.n_outputs,

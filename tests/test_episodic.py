@@ -25,7 +25,10 @@ from sklmeta import (
     ClassPool,
     MAMLClassifier,
     MAMLRegressor,
+    MANNClassifier,
+    MatchingNetClassifier,
     ProtoNetClassifier,
+    RecurrentNetClassifier,
     Task,
     TaskLeakageWarning,
     TaskSet,
@@ -225,6 +228,27 @@ def test_threads_predict_as_one_after_another(regressor):
 
 
 # Meta-training: going on, stopping ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MANNClassifier(hidden_size=4, memory_size=8),
+        MatchingNetClassifier(context_embeddings=True, learn_temperature=True),
+        RecurrentNetClassifier(hidden_size=4),
+    ],
+    ids=lambda learner: type(learner).__name__,
+)
+def test_weights_are_of_single_precision_as_rows_are(learner):
+    tasks, before = labelled_tasks(labels=(0, 1)), torch.get_default_dtype()
+    learner = clone(learner).set_params(n_shot=3, max_iter=1, random_state=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        proba = learner.fit(tasks).adapt(tasks[0].X, tasks[0].y).predict_proba
+        assert np.isfinite(proba(tasks[1].X)).all()
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in learner.learner_.parameters()} == {torch.float32}
 
 
 def test_warm_start_goes_on_where_the_last_fit_stopped():
