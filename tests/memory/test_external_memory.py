@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklmeta.memory import _external_memory
 from sklmeta.memory._external_memory import (
     EPSILON,
     MemoryState,
@@ -180,6 +181,24 @@ def test_least_used_rows_are_erased_and_written():
     torch.testing.assert_close(
         after.memory[:, [3, 1]], keys.unflatten(1, (SIZES.reads, SIZES.width))
     )
+
+
+@pytest.mark.parametrize(("wanted", "most"), [(True, 7), (False, 1)])
+def test_steps_are_kept_for_a_backward_pass_alone(monkeypatch, wanted, most):
+    traces, alive = [], []
+
+    def step(*args):
+        alive.append(sum(trace() is not None for trace in traces))
+        after, trace = plain(*args)
+        traces.append(weakref.ref(trace.write_weights))  # no part of the state
+        return after, trace
+
+    plain = _external_memory._step
+    monkeypatch.setattr(_external_memory, "_step", step)
+    w = Weights(*(leaf.clone().requires_grad_() for leaf in weights()))
+    with torch.set_grad_enabled(wanted):
+        unroll(inputs(8), empty(), w, SIZES)
+    assert max(alive) == most
 
 
 def test_what_the_backward_pass_needs_is_freed():
