@@ -20,6 +20,7 @@ pp. 566-568.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -165,17 +166,30 @@ class ModifiedHausdorffClassifier(ClassifierMixin, BaseEstimator):
                 "of shape (n_samples, height, width), or flat rows of their pixels."
             )
         n_pixels = X.shape[1]
-        shape = self.image_shape
-        if shape is None:
-            shape = (math.isqrt(n_pixels),) * 2
-        if len(shape) != 2 or math.prod(shape) != n_pixels:
-            given = "a square" if self.image_shape is None else f"{tuple(shape)}"
+        shape = self._image_shape(n_pixels)
+        if math.prod(shape) != n_pixels:
+            given = "a square" if self.image_shape is None else f"{shape}"
             raise ValueError(
                 f"Rows of {n_pixels} pixels do not make {given} image. Give "
                 f"image_shape=(height, width) to {type(self).__name__}, or images of "
                 "shape (n_samples, height, width)."
             )
         return X.reshape(len(X), *shape)
+
+    def _image_shape(self, n_pixels: int) -> tuple[int, int]:
+        """Return height and width, as given or those of a square."""
+        given: Any = self.image_shape
+        if given is None:
+            return (math.isqrt(n_pixels),) * 2
+        is_pair = isinstance(given, (tuple, list)) and len(given) == 2
+        if not is_pair or not all(
+            isinstance(n, Integral) and int(n) > 0 for n in given
+        ):
+            raise ValueError(
+                "image_shape must be two positive ints, (height, width), or None for "
+                f"square images; got {given!r}."
+            )
+        return int(given[0]), int(given[1])
 
     def _ink(self, images: NDArray[Any]) -> list[KDTree]:
         """Return each image's ink: coordinates (n_points, 2), centred."""

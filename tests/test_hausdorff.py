@@ -114,13 +114,20 @@ def test_other_sizes_are_refused(drawings):
         ModifiedHausdorffClassifier((10, 9)).fit(X.reshape(30, -1), y)
 
 
+@pytest.mark.parametrize("shape", [9, "ab", (12,), (12.0, 9), (-12, -9)])
+def test_what_is_no_shape_is_refused(drawings, shape):
+    X, y = drawings
+    with pytest.raises(ValueError, match="image_shape must be two positive ints"):
+        ModifiedHausdorffClassifier(shape).fit(X.reshape(30, -1), y)
+
+
 def test_one_shot_challenge_has_the_authors_error(data_home):
     """155 of the 400 test drawings: 38.8 %, as the authors' own script says."""
     if not (data_home / "omniglot" / "all_runs.zip").is_file():
         pytest.skip(f"{data_home} has no omniglot/all_runs.zip")
     tasks = fetch_omniglot_runs(image_size=None, data_home=data_home)
     meta = PerTaskClassifier(ModifiedHausdorffClassifier())
-    # Trained on another task: of its own kind, and not among those that are judged.
+    # Learns nothing from tasks but what their rows look like.
     meta.fit([(tasks[0].X[:40], tasks[0].y[:40])])
     accuracy = evaluate(meta, tasks).scores["score"]
     assert round(400 * (1 - accuracy.mean())) == 155
