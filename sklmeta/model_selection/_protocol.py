@@ -27,7 +27,7 @@ from sklmeta.engine.spec import bounds
 from sklmeta.model_selection._ragged import Padded, RaggedRows
 from sklmeta.tasks import ClassPool, TaskDistribution, TaskSet
 
-__all__ = ["DrawnEpisodes", "EpisodeProtocol"]
+__all__ = ["DrawnEpisodes", "EpisodeProtocol", "check_seed"]
 
 # Between the seeds of a task's episodes: an odd number without pattern in its bits.
 SEED_STEP = 0x9E3779B97F4A7C15
@@ -190,7 +190,7 @@ class EpisodeProtocol:
         self.spec(per_class=True)
         if self.n_episodes is not None:
             check_integer("n_episodes", self.n_episodes, 1)
-        _check_seed(self.random_state)
+        check_seed(self.random_state)
 
     def spec(self, *, per_class: bool) -> EpisodeSpec:
         """Return the shape of the episodes; refuses values that are none."""
@@ -281,7 +281,8 @@ class EpisodeProtocol:
         return 1 if nothing_random else ceil(POOL_EPISODES / len(tasks))
 
 
-def _check_seed(random_state: Any) -> None:
+def check_seed(random_state: Any) -> None:
+    """Refuse what would draw other episodes for every estimator."""
     if not isinstance(random_state, numbers.Integral):
         raise TypeError(
             "random_state must be an int, so that all estimators are judged on the "

@@ -12,11 +12,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional as F
 
-from sklmeta._parameters import check_integer, resolve_device
+from sklmeta._parameters import check_fraction, check_integer, resolve_device
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.episodes import EpisodeSampler, EpisodeSpec
 from sklmeta.engine.inference import run_episodes
 from sklmeta.model_selection._intervals import mean_interval
+from sklmeta.model_selection._protocol import check_seed
 from sklmeta.tasks import ClassPool, as_tasks
 
 __all__ = ["presentation_accuracy"]
@@ -74,10 +75,11 @@ def presentation_accuracy(
     NotFittedError
         Before `fit`.
     TypeError
-        If `meta` is no classifier with a torch learner, or `tasks` no ClassPool.
+        If `meta` is no classifier with a torch learner, `tasks` no ClassPool, or
+        `random_state` no int.
     ValueError
-        If classes have too few rows, or `meta` was not meta-trained on local labels, or
-        for fewer classes than `n_way`.
+        If `confidence` is not between 0 and 1, classes have too few rows, or `meta` was
+        not meta-trained on local labels, or for fewer classes than `n_way`.
 
     See Also
     --------
@@ -100,6 +102,8 @@ def presentation_accuracy(
     ... ).shape
     (4, 4)
     """
+    check_fraction("confidence", confidence)
+    check_seed(random_state)
     tasks = _checked(meta, tasks, n_way, n_presentations, n_episodes)
     pool = meta._preparation.pool(tasks, resolve_device(meta.device))
     spec = EpisodeSpec(

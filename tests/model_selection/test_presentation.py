@@ -107,3 +107,7 @@ def test_refusals():
     )
     with pytest.raises(ValueError, match="shared labels"):
         presentation_accuracy(shared, pool)
+    with pytest.raises(ValueError, match="confidence == 95"):
+        presentation_accuracy(meta, pool, confidence=95)
+    with pytest.raises(TypeError, match=r"random_state must be an int.*None"):
+        presentation_accuracy(meta, pool, random_state=None)
