@@ -20,7 +20,7 @@ Deviations from the paper
 - In a new task, the order of the support rows and which label stands for which class
   follow from the rows' features, so that neither the order nor names of labels matter.
 - With labels that mean the same in all tasks, and with numbers, the labels or targets
-  are told as they are.
+  are told as they are. A class that the support does not show keeps a probability.
 
 References
 ----------
