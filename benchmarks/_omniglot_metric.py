@@ -89,8 +89,7 @@ def metric_choice(method: str, shots: int) -> dict[str, Any]:
     """Return where our defaults are not the paper's; an option that is given wins.
 
     Chosen in short runs, on characters held out of the training characters. Fewer
-    than sixty ways buy more updates in the time, and so do strides: in four minutes as
-    many as pooling in six, and as accurate.
+    than sixty ways buy more updates in the time, and so do strides.
     """
     chosen = {
         "downsample": "pool",
