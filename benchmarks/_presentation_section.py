@@ -67,6 +67,22 @@ def _variant(record: Record) -> str:
     return ", long only" if record["parameters"].get("long_only") else ""
 
 
+def _margin(records: Sequence[Record]) -> str:
+    """Return by how much the methods differ at the 2nd presentation."""
+    found = {
+        record["parameters"]["method"]: record["results"]["accuracy"]["2"]["mean"]
+        for record in records
+    }
+    if len(found) < len(METHODS):
+        return "One of them is not measured."
+    margin = 100 * (found["mann"] - found["lstm"])
+    return (
+        f"Here the difference is {margin:+.1f} points: both learn from the same short "
+        "episodes first, and the LSTM takes more meta-updates in the time. Settings "
+        "were chosen in short runs of MANN on validation characters."
+    )
+
+
 def _curve(points: Sequence[Mapping[str, Any]], n_shown: int = 10) -> str:
     """Return validation accuracy over minutes, at most some points of it."""
     last = len(points) - 1
