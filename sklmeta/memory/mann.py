@@ -263,7 +263,8 @@ class MANNClassifier(MetaClassifierMixin, _MANNEstimator):
 
     Memory-augmented neural networks [1]_: adapting is reading the support rows one
     after another, in an order that follows from their features. No gradient steps at
-    adaptation. For as many classes as in meta-training, or fewer.
+    adaptation; made for few rows, since thousands take seconds. For as many classes as
+    in meta-training, or fewer.
 
     Parameters
     ----------

@@ -218,7 +218,10 @@ class PLDAClassifier(FixedBackboneClassifier):
 
     Notes
     -----
-    With shared labels a class of one task counts as another class in another task.
+    C meta-training classes show at most C - 1 directions in which classes differ, and
+    others are left out: with fewer classes than features, nearest class means
+    (`SimpleShotClassifier`) are often better. With shared labels a class of one task
+    counts as another class in another task.
 
     References
     ----------
