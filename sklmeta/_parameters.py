@@ -334,10 +334,10 @@ def check_mixed_precision(device: torch.device) -> None:
         )
 
 
-def check_fraction(name: str, value: Any) -> None:
+def check_fraction(name: str, value: Any, *, boundaries: str = "neither") -> None:
     """Raise TypeError or ValueError unless `value` is a number between 0 and 1."""
     check_scalar(
-        value, name, numbers.Real, min_val=0, max_val=1, include_boundaries="neither"
+        value, name, numbers.Real, min_val=0, max_val=1, include_boundaries=boundaries
     )
     if np.isnan(float(value)):
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")

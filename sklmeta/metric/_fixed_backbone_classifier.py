@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from sklmeta._parameters import filled_in, resolve_device
 from sklmeta._preparation import Preparation, Settings
 from sklmeta._row_episodes import scoring_spec
 from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
+from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
 from sklmeta._task_rows import representative
 from sklmeta.backbones.build import build_backbone, feature_size
@@ -31,7 +32,11 @@ from sklmeta.engine.pool import RowPool
 from sklmeta.metric._fixed_backbone import as_prepared_by
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
-__all__ = ["FixedBackboneClassifier", "with_fixed_backbone_parameters"]
+__all__ = [
+    "FixedBackboneClassifier",
+    "FixedBackboneParameters",
+    "with_fixed_backbone_parameters",
+]
 
 FIXED_BACKBONE = """\
 backbone : torch.nn.Module, callable, fitted meta-learner or "identity", \
@@ -97,6 +102,18 @@ with_fixed_backbone_parameters = partial(
 )
 
 
+class FixedBackboneParameters(TypedDict, total=False):
+    """What `FixedBackboneClassifier` takes, for subclasses that pass it on by name."""
+
+    n_way: Any
+    n_shot: Any
+    support_order: str
+    small_tasks: str
+    image_shape: Any
+    device: Any
+    random_state: Any
+
+
 class FixedBackboneClassifier(MetaClassifierMixin, BaseMetaLearner):
     """Base of the classifiers that train no backbone.
 
@@ -128,6 +145,10 @@ class FixedBackboneClassifier(MetaClassifierMixin, BaseMetaLearner):
         self.image_shape = image_shape
         self.device = device
         self.random_state = random_state
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        spell_out(cls, FixedBackboneClassifier)
 
     def _learned(
         self, backbone: nn.Module, n_outputs: int | None, pool: RowPool

@@ -37,19 +37,19 @@ Identity", ICCV 2007.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from sklearn.utils import check_scalar
 from torch import Tensor, nn
 
+from sklmeta._parameters import check_fraction
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.learner import State
 from sklmeta.engine.pool import RowPool
 from sklmeta.metric._fixed_backbone_classifier import (
     FixedBackboneClassifier,
+    FixedBackboneParameters,
     with_fixed_backbone_parameters,
 )
 
@@ -246,29 +246,14 @@ class PLDAClassifier(FixedBackboneClassifier):
         backbone: Any = "identity",
         *,
         shrinkage: float = 0.3,
-        n_way: Any = None,
-        n_shot: Any = 5,
-        support_order: str = "random",
-        small_tasks: str = "shrink",
-        image_shape: Any = None,
-        device: Any = "auto",
-        random_state: Any = None,
+        **common: Unpack[FixedBackboneParameters],
     ) -> None:
-        super().__init__(
-            backbone,
-            n_way=n_way,
-            n_shot=n_shot,
-            support_order=support_order,
-            small_tasks=small_tasks,
-            image_shape=image_shape,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(backbone, **common)
         self.shrinkage = shrinkage
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_scalar(self.shrinkage, "shrinkage", Real, min_val=0, max_val=1)
+        check_fraction("shrinkage", self.shrinkage, boundaries="both")
 
     def _learned(
         self, backbone: nn.Module, n_outputs: int | None, pool: RowPool

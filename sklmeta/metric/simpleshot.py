@@ -24,7 +24,7 @@ Classification for Few-Shot Learning", arXiv:1911.04623.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from sklmeta.engine.pool import RowPool
 from sklmeta.metric._fixed_backbone import mean_feature
 from sklmeta.metric._fixed_backbone_classifier import (
     FixedBackboneClassifier,
+    FixedBackboneParameters,
     with_fixed_backbone_parameters,
 )
 from sklmeta.metric.protonet import ProtoNet
@@ -197,24 +198,9 @@ class SimpleShotClassifier(FixedBackboneClassifier):
         backbone: Any = "identity",
         *,
         transform: str = "cl2",
-        n_way: Any = None,
-        n_shot: Any = 5,
-        support_order: str = "random",
-        small_tasks: str = "shrink",
-        image_shape: Any = None,
-        device: Any = "auto",
-        random_state: Any = None,
+        **common: Unpack[FixedBackboneParameters],
     ) -> None:
-        super().__init__(
-            backbone,
-            n_way=n_way,
-            n_shot=n_shot,
-            support_order=support_order,
-            small_tasks=small_tasks,
-            image_shape=image_shape,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(backbone, **common)
         self.transform = transform
 
     def __sklmeta_tags__(self) -> MetaTags:

@@ -134,8 +134,13 @@ def test_what_no_covariance_can_be_learned_from_is_refused(X, y, message):
         PLDAClassifier().fit(ClassPool(X, y))
 
 
-@pytest.mark.parametrize("shrinkage", [-0.1, 1.5])
+@pytest.mark.parametrize("shrinkage", [-0.1, 1.5, np.nan])
 def test_shrinkage_is_a_share(shrinkage):
     X, y = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3
     with pytest.raises(ValueError, match="shrinkage"):
         PLDAClassifier(shrinkage=shrinkage).fit(ClassPool(X, y))
+
+
+def test_misspelt_parameters_are_answered_with_the_nearest_name():
+    with pytest.raises(TypeError, match="Did you mean 'shrinkage'"):
+        PLDAClassifier(shrinkge=0.1)
