@@ -193,9 +193,8 @@ class PLDAClassifier(FixedBackboneClassifier):
     Probabilistic linear discriminant analysis [1]_ [2]_ learns from many classes how
     class means are spread and how rows scatter about them; with a few rows of a new
     class the posterior of its mean follows exactly. Directions that do not tell classes
-    apart lose their say, which nearest class means cannot know. The standard for
-    telling speakers and faces apart by embeddings, and strong on designed features.
-    `fit` trains nothing by gradients: one pass over the rows is all.
+    apart lose their say, which nearest class means cannot know. `fit` trains nothing by
+    gradients: one pass over the rows is all.
 
     Parameters
     ----------
@@ -219,8 +218,8 @@ class PLDAClassifier(FixedBackboneClassifier):
     Notes
     -----
     C meta-training classes show at most C - 1 directions in which classes differ, and
-    others are left out: with fewer classes than features, nearest class means
-    (`SimpleShotClassifier`) are often better. With shared labels a class of one task
+    others are left out: with fewer classes than features, compare with nearest class
+    means (`SimpleShotClassifier`). With shared labels a class of one task
     counts as another class in another task.
 
     References
