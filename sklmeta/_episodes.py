@@ -115,7 +115,11 @@ def sampled_batches(
 
 
 def hold_out(
-    tasks: TaskSet | ClassPool, fraction: float, n_way: Any, seed: int
+    tasks: TaskSet | ClassPool,
+    fraction: float,
+    n_way: Any,
+    seed: int,
+    reason: str = "early_stopping=True",
 ) -> tuple[Any, Any]:
     """Split tasks (classes of a pool) into those to train on and those held out.
 
@@ -133,10 +137,9 @@ def hold_out(
     if n_left < (least if is_pool else 1):
         unit = "classes" if is_pool else "tasks"
         raise ValueError(
-            f"early_stopping=True holds out max(ceil({fraction} * {len(tasks)}), "
+            f"{reason} holds out max(ceil({fraction} * {len(tasks)}), "
             f"{least}) = {n_held} of {len(tasks)} {unit}, which leaves {n_left}: too "
-            "few to train on. Give more, pass validation_tasks= to fit, or use "
-            "early_stopping=False."
+            "few to train on. Give more, pass validation_tasks= to fit, or turn it off."
         )
     order = np.random.default_rng(seed).permutation(len(tasks))
     return tasks[np.sort(order[n_held:])], tasks[np.sort(order[:n_held])]

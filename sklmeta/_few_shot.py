@@ -107,14 +107,19 @@ class FewShotEstimator(BaseEstimator):
         Returns an unfitted estimator too, to adapt: a call that fails leaves this one
         as it was.
         """
+        blank = self._blank(meta)
+        X, y = meta._preparation.validated_support(blank, _one_task(X), _one_task(y))
+        return blank, X, y
+
+    def _blank(self, meta: Any) -> Self:
+        """Return an unfitted estimator that knows what rows look like."""
         preparation = meta._preparation
         blank = type(self).__new__(type(self))
         blank.meta_ = meta
         blank.n_features_in_ = preparation.n_features_in
         if preparation.feature_names is not None:
             blank.feature_names_in_ = preparation.feature_names
-        X, y = preparation.validated_support(blank, _one_task(X), _one_task(y))
-        return blank, X, y
+        return blank
 
     def _take_over(self, fitted: Self) -> Self:
         """Take the fitted attributes of an estimator that was just adapted."""

@@ -178,12 +178,15 @@ def split_held_out(
         if isinstance(validation_tasks, ValidationTasks):
             validation_tasks = validation_tasks.tasks
         return tasks, as_tasks(validation_tasks)
-    if not estimator.early_stopping:
+    if not estimator._holds_out:
         return tasks, None
     if not isinstance(tasks, TaskSet | ClassPool):
         return tasks, tasks
+    reason = "early_stopping=True"
+    if not estimator.early_stopping:
+        reason = f"calibrate={estimator.calibrate!r}"
     return _episodes.hold_out(
-        tasks, estimator.validation_fraction, estimator.n_way, seed
+        tasks, estimator.validation_fraction, estimator.n_way, seed, reason
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from pickle import PicklingError
 from typing import Any, TypeVar
 
@@ -36,6 +37,21 @@ normalize_y : bool or "task", default=True
     Scale targets to mean 0 and standard deviation 1 over the meta-training tasks;
     "task" takes level and spread from each task's support rows, shrunk towards what the
     meta-training tasks have in common.
+
+"""
+
+CALIBRATE_NUMBERS = """\
+calibrate : bool or float, default=False
+    Hold tasks out of meta-training, and multiply standard deviations by what makes
+    intervals of this probability hold as large a share of their query targets; True
+    stands for 0.9. `partial_fit` goes back to 1.
+
+"""
+
+CALIBRATE_LABELS = """\
+calibrate : bool, default=False
+    Hold tasks out of meta-training, and divide logits by the temperature of least
+    cross-entropy there. `partial_fit` goes back to 1.
 
 """
 
@@ -167,11 +183,14 @@ def with_common_parameters(cls: Class) -> Class:
 
     The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
     """
-    scale = "" if getattr(cls, "_classifies", True) else NORMALIZE_Y
+    classifies = getattr(cls, "_classifies", True)
+    own = "" if classifies else NORMALIZE_Y
+    if hasattr(cls, "_finish") and "calibrate" in signature(cls).parameters:
+        own += CALIBRATE_LABELS if classifies else CALIBRATE_NUMBERS
     return filled_in(
         cls,
         {
-            "<common parameters>": scale + COMMON_PARAMETERS,
+            "<common parameters>": own + COMMON_PARAMETERS,
             "<common attributes>": COMMON_ATTRIBUTES,
         },
     )

@@ -190,6 +190,13 @@ class Preparation(TaskSchema):
             y = y * self.y_scale + self.y_mean
         return y[..., 0] if self.flat_y else y
 
+    def decode_spread(self, std: NDArray[Any]) -> NDArray[np.float64]:
+        """Return standard deviations (..., n_outputs) in the targets' own units."""
+        std = np.asarray(std, dtype=np.float64)
+        if self.y_scale is not None:
+            std = std * self.y_scale
+        return std[..., 0] if self.flat_y else std
+
     # Pools -----------------------------------------------------------------------
 
     def pool(self, tasks: TaskSet | ClassPool, device: torch.device) -> RowPool:

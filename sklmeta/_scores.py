@@ -67,12 +67,19 @@ def _named(pool: RowPool, index: EpisodeIndex, episode: int) -> str:
 def episode_outputs(
     learner: Learner, episodes: Episodes, targets: TaskTargets | None
 ) -> Tensor:
-    """Adapt and predict, in the units of the episodes' targets."""
+    """Adapt and predict, in the units of the episodes' targets.
+
+    Standard deviations that a learner's view gives behind means have these units too.
+    """
     if targets is None:
         return run_episodes(learner, episodes)
     level, spread = targets.scale(episodes.support)
     outputs = run_episodes(learner, targets.standardise(episodes))
-    return outputs * spread.cpu() + level.cpu()
+    level, spread = level.cpu(), spread.cpu()
+    if not getattr(learner, "gives_std", False):
+        return outputs * spread + level
+    mean, std = outputs.chunk(2, dim=-1)
+    return torch.cat([mean * spread + level, std * spread], -1)
 
 
 class MeanAccuracy:

@@ -33,7 +33,12 @@ from sklmeta._scores import MeanAccuracy, PooledR2
 from sklmeta.fewshot import FewShotClassifier, FewShotRegressor
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
-__all__ = ["BaseMetaLearner", "MetaClassifierMixin", "MetaRegressorMixin"]
+__all__ = [
+    "BaseMetaLearner",
+    "MetaClassifierMixin",
+    "MetaProbabilisticRegressorMixin",
+    "MetaRegressorMixin",
+]
 
 
 class BaseMetaLearner(BaseEstimator):
@@ -46,6 +51,7 @@ class BaseMetaLearner(BaseEstimator):
     """
 
     _classifies: ClassVar[bool]
+    _gives_std: ClassVar[bool] = False
     n_features_in_: int
     _preparation: Any  # a TaskSchema
     _seen_tasks: dict[Any, bytes]
@@ -399,6 +405,113 @@ class MetaRegressorMixin(RegressorMixin):
 
     def _new_score(self) -> PooledR2:
         return PooledR2()
+
+
+class MetaProbabilisticRegressorMixin(MetaRegressorMixin):
+    """What regressors with predictive densities add to `BaseMetaLearner`.
+
+    Subclasses have `_prior_model`, and what `_adapted_model` returns has `predict_std`
+    and `sample`, as `AdaptedModel` says.
+    """
+
+    _gives_std = True
+
+    def _prior_model(self) -> AdaptedModel:
+        """Return the model of a task without support rows."""
+        raise NotImplementedError
+
+    def adapt(
+        self: Any,
+        X_support: ArrayLike | None = None,
+        y_support: ArrayLike | None = None,
+    ) -> FewShotRegressor:
+        """Adapt to a new task; without arguments, to one of which no row is known.
+
+        Parameters
+        ----------
+        X_support : array-like of shape (n_support, n_features) or images, default=None
+            Rows of the new task.
+        y_support : array-like of shape (n_support,) or (n_support, n_outputs), \
+default=None
+            Their targets.
+
+        Returns
+        -------
+        FewShotRegressor
+            A fitted estimator for this task, independent of what is done to this
+            meta-learner later; also kept as `adapted_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks.
+        """
+        if X_support is not None or y_support is not None:
+            return super().adapt(X_support, y_support)
+        check_is_fitted(self)
+        self._check_parameters()
+        self.adapted_ = FewShotRegressor(self._own_copy())._of_prior()
+        return self.adapted_
+
+    def predict(self: Any, X: ArrayLike, return_std: bool = False) -> Any:
+        """Predict rows of the task that was adapted to last.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            Rows of that task.
+        return_std : bool, default=False
+            Whether to return standard deviations too.
+
+        Returns
+        -------
+        y_mean : ndarray of shape (n_query,) or (n_query, n_outputs)
+            The predictions, in the units of the targets.
+        y_std : ndarray of shape (n_query,) or (n_query, n_outputs)
+            Standard deviations of the targets about them, in the same units. Only with
+            ``return_std=True``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `adapt`.
+        """
+        return self._last_adapted().predict(X, return_std)
+
+    def sample_y(
+        self: Any,
+        X: ArrayLike,
+        n_samples: int = 1,
+        random_state: Any = 0,
+        noise: bool = True,
+    ) -> NDArray[np.float64]:
+        """Draw targets of rows of the task that was adapted to last, jointly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            Rows of that task.
+        n_samples : int, default=1
+            Number of draws.
+        random_state : int, RandomState instance or None, default=0
+            Seed of the draws.
+        noise : bool, default=True
+            Whether draws are of targets, with the noise of each row; else of the
+            function behind them.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_samples) or (n_query, n_outputs, n_samples)
+            One draw for all rows in each entry of the last axis.
+
+        Raises
+        ------
+        NotFittedError
+            Before `adapt`.
+        """
+        return self._last_adapted().sample_y(X, n_samples, random_state, noise)
 
 
 def _own(value: Any) -> Any:

@@ -28,6 +28,7 @@ from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
 from sklmeta.backbones.build import build_backbone, feature_size
 from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
+from sklmeta.engine.batches import Episodes
 from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.inference import adapt_and_predict
 from sklmeta.engine.learner import Learner
@@ -179,6 +180,14 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """Return the counts of training episodes that are not those of scored ones."""
         return {}
 
+    @property
+    def _holds_out(self) -> bool:
+        """Whether `fit` keeps tasks from training."""
+        return bool(self.early_stopping)
+
+    def _finish(self, learner: Learner, validation: list[Episodes] | None) -> None:
+        """Do with a trained learner what `fit` does last, given held-out episodes."""
+
     def _check_parameters(self) -> None:
         """Raise TypeError or ValueError if a parameter is not usable."""
         super()._check_parameters()
@@ -257,6 +266,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
             seeds.dropout,
             n_done_before=self.n_iter_ if goes_on else 0,
         )
+        self._finish(learner, validation)
         return self._install(preparation, learner, result, seen, goes_on)
 
     def partial_fit(

@@ -17,7 +17,7 @@ from sklearn.base import (
     ClassifierMixin,
     RegressorMixin,
 )
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import (
     column_or_1d,
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sklmeta._checks import sorted_classes
 from sklmeta._few_shot import FewShotEstimator
-from sklmeta._parameters import check_choice
+from sklmeta._parameters import check_choice, check_integer
 from sklmeta._schema import TaskSchema
 
 __all__ = ["FewShotClassifier", "FewShotRegressor"]
@@ -41,6 +41,11 @@ def _has_probabilities(few_shot: Any) -> bool:
 def _is_transductive(few_shot: Any) -> bool:
     """Whether query rows can refine each other's predictions."""
     return hasattr(getattr(few_shot, "meta_", few_shot.meta), "predict_transductive")
+
+
+def _gives_std(few_shot: Any) -> bool:
+    """Whether the meta-learner of a few-shot regressor has predictive densities."""
+    return getattr(getattr(few_shot, "meta_", few_shot.meta), "_gives_std", False)
 
 
 class FewShotClassifier(ClassifierMixin, FewShotEstimator):
@@ -354,30 +359,96 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         adapted._model = meta._adapted_model(X, y, None)
         return self._take_over(adapted)
 
-    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Predict targets.
 
         Parameters
         ----------
         X : array-like of shape (n_query, n_features) or images
             Query rows.
+        return_std : bool, default=False
+            Whether to return standard deviations too; only with meta-learners that
+            have predictive densities.
 
         Returns
         -------
-        ndarray of shape (n_query,) or (n_query, n_outputs)
+        y_mean : ndarray of shape (n_query,) or (n_query, n_outputs)
             The predictions, in the units of the targets.
+        y_std : ndarray of shape (n_query,) or (n_query, n_outputs)
+            Standard deviations of the targets about them, in the same units. Only with
+            ``return_std=True``.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
+        TypeError
+            If the meta-learner has no standard deviations.
         ValueError
             If the rows do not fit the meta-training tasks.
         MetaTrainingError
             If predictions are not finite.
         """
         X = self._validated_query(X)
-        return self._model.predict(X)
+        if not return_std:
+            return self._model.predict(X)
+        if not _gives_std(self):
+            raise TypeError(
+                f"{type(self.meta_).__name__} has no predictive standard deviations. "
+                "Use return_std=False, or a probabilistic regressor such as "
+                "DeepKernelRegressor."
+            )
+        return self._model.predict_std(X)
+
+    @available_if(_gives_std)
+    def sample_y(
+        self,
+        X: ArrayLike,
+        n_samples: int = 1,
+        random_state: Any = 0,
+        noise: bool = True,
+    ) -> NDArray[np.float64]:
+        """Draw targets of query rows from their joint predictive distribution.
+
+        Only with meta-learners that have predictive densities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features) or images
+            Query rows.
+        n_samples : int, default=1
+            Number of draws.
+        random_state : int, RandomState instance or None, default=0
+            Seed of the draws.
+        noise : bool, default=True
+            Whether draws are of targets, with the noise of each row; else of the
+            function behind them.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_samples) or (n_query, n_outputs, n_samples)
+            One draw for all rows in each entry of the last axis.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If the rows do not fit the meta-training tasks, or `n_samples` is below 1.
+        """
+        X = self._validated_query(X)
+        check_integer("n_samples", n_samples, 1)
+        check_choice("noise", noise, (True, False))
+        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        draws = np.moveaxis(self._model.sample(X, n_samples, seed, noise), 0, -1)
+        return draws[:, 0] if self.meta_._preparation.flat_y else draws
+
+    def _of_prior(self) -> Self:
+        """Take the model of a task without support rows."""
+        meta = self._fitted_meta()
+        prior = self._blank(meta)
+        prior._model = meta._prior_model()
+        return self._take_over(prior)
 
 
 def _refuse_missing_labels(y: Any) -> None:

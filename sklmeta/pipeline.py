@@ -224,18 +224,20 @@ class MetaPipeline(LearningSteps):
 
     _last_adapted = BaseMetaLearner._last_adapted
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike, **params: Any) -> Any:
         """Predict rows of the task that was adapted to last.
 
         Parameters
         ----------
         X : array-like of shape (n_query, n_features) or images
             Rows of that task.
+        **params : dict
+            For the last step, such as ``return_std=True`` with predictive densities.
 
         Returns
         -------
         ndarray of shape (n_query,) or (n_query, n_outputs)
-            Labels or numbers.
+            Labels or numbers; what the last step returns.
 
         Raises
         ------
@@ -244,7 +246,7 @@ class MetaPipeline(LearningSteps):
         TypeError
             If tasks are given instead of rows.
         """
-        return self._last_adapted().predict(rows_of_one_task(X))
+        return self._last_adapted().predict(rows_of_one_task(X), **params)
 
     @available_if(lambda self: hasattr(self._last, "predict_proba"))
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from sklmeta.engine.threads import in_threads, replicas
 __all__ = [
     "adapt",
     "adapt_and_predict",
+    "draw_rows",
     "embedded",
     "is_on",
     "moved_to",
@@ -109,7 +110,8 @@ def _in_double(learner: Learner) -> Learner:
         if known != version:
             double = copy.deepcopy(learner).double()
             _doubles[learner.weights_id] = version, double
-    options = {name: getattr(learner, name) for name in learner.adaptation_options}
+    names = (*learner.adaptation_options, *learner.view_options)
+    options = {name: getattr(learner, name) for name in names}
     return double.with_options(**options)
 
 
@@ -212,6 +214,24 @@ def predict_rows(learner: Learner, state: State, pool: RowPool) -> Tensor:
         for block in rows.split(_block_size(learner, pool.n_rows), dim=1)
     ]
     return torch.cat(outputs, dim=1)[0]
+
+
+def draw_rows(
+    learner: Any, state: State, pool: RowPool, n_samples: int, seed: int, noise: bool
+) -> Tensor:
+    """Return joint draws (n_samples, Q, n_outputs) for all rows of a pool, on the CPU.
+
+    Calibrated: what deviates from the mean is multiplied as standard deviations are.
+    """
+    x = pool.take(torch.arange(pool.n_rows)[None])
+    if x.dim() == 3 and not learner.sees_features:
+        learner, x = _in_double(learner), x.double()
+        state = pytree.tree_map(_to_double, state)
+    generator = torch.Generator().manual_seed(seed)
+    with _lock_of(learner), torch.no_grad():
+        mean = learner.predict(state, x).unsqueeze(1)
+        draws = learner.draw(state, x, n_samples, generator, noise)
+        return (mean + learner.calibration * (draws - mean)).cpu()[0]
 
 
 def _block_size(learner: Learner, n_rows: int) -> int:

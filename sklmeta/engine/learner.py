@@ -59,7 +59,8 @@ class Learner(nn.Module):
 
     Subclasses write `adapt` and `predict`; `meta_loss` follows from them. Attributes
     named in `adaptation_options` are read at adaptation time and can be changed on a
-    shared copy by `with_options` without touching the weights. `transductive` says
+    shared copy by `with_options` without touching the weights; those in `view_options`
+    change there what `predict` returns, and are no parameters. `transductive` says
     that `predict` normalises query rows by the query batch's own statistics, which must
     then not be cut; `progress` is kept up to date by meta-training, for learners whose
     loss changes on the way; `sees_features` says that rows are features made once for
@@ -80,6 +81,7 @@ class Learner(nn.Module):
     """
 
     adaptation_options: tuple[str, ...] = ()
+    view_options: tuple[str, ...] = ()
     transductive: bool = False
     sees_features: bool = False
     most_ways: int | None = None
@@ -153,13 +155,14 @@ class Learner(nn.Module):
         Raises
         ------
         ValueError
-            If an option is not among `adaptation_options`.
+            If an option is not among `adaptation_options` and `view_options`.
         """
-        unknown = set(options) - set(self.adaptation_options)
+        known = (*self.adaptation_options, *self.view_options)
+        unknown = set(options) - set(known)
         if unknown:
             raise ValueError(
                 f"{type(self).__name__} has no adaptation option {sorted(unknown)}; "
-                f"it has {list(self.adaptation_options)}."
+                f"it has {list(known)}."
             )
         view = copy.copy(self)
         for name, value in options.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["cross_entropy", "masked_mean", "squared_error"]
+__all__ = ["cross_entropy", "gaussian_nll", "masked_mean", "squared_error"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -46,3 +48,20 @@ def squared_error(outputs: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     Tensor of shape (...)
     """
     return masked_mean((outputs - y).square().mean(-1), mask)
+
+
+def gaussian_nll(mean: Tensor, variance: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Mean negative log density of the real rows under normals, averaged over outputs.
+
+    Parameters
+    ----------
+    mean, variance, y : Tensor of shape (..., Q, n_outputs)
+    mask : Tensor of shape (..., Q)
+
+    Returns
+    -------
+    Tensor of shape (...)
+    """
+    squares = (y - mean).square() / variance
+    density = (squares + variance.log() + math.log(2 * math.pi)) / 2
+    return masked_mean(density.mean(-1), mask)

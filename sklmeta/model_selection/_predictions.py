@@ -138,7 +138,7 @@ def _way_to_predict(
 ) -> Callable[[Any, DrawnEpisodes, str], Iterator[EpisodePrediction]]:
     """Return the quickest way there is for this meta-learner and response."""
     if hasattr(meta, "_configured_learner"):
-        return _one_by_one if response == "std" else _all_at_once
+        return _all_at_once
     alike = not is_classifier(meta) or drawn.is_local == (label_kind(meta) == "local")
     if hasattr(meta, "_predict_episodes") and response == "predict" and alike:
         return _row_by_row
@@ -223,10 +223,14 @@ def _all_at_once(
 ) -> Iterator[EpisodePrediction]:
     """Adapt a torch learner to as many episodes at a time as memory allows."""
     meta._check_parameters()
+    learner = meta._configured_learner()
+    if response == "std":
+        refuse_without_std(meta)
+        learner = learner.with_options(gives_std=True)
     preparation: Preparation = meta._preparation
     preparation.check_width(meta, drawn.rows)
     pool = preparation.pool(drawn.tasks, resolve_device(meta.device))
-    learner, pool = embedded(meta._configured_learner(), pool, drawn.all_rows())
+    learner, pool = embedded(learner, pool, drawn.all_rows())
     values = torch.from_numpy(drawn.support.size + drawn.query.size)
     values = values * prod(pool.input_shape)
     for block in torch.arange(len(drawn)).split(EPISODES_PER_BLOCK):
@@ -245,7 +249,10 @@ def _decoded(
     preparation = meta._preparation
     index = drawn.index()
     refuse_more_ways(meta, learner, index.n_way, drawn.label)
-    outputs = episode_outputs(learner, gather(pool, index), preparation.task_targets)
+    targets, std = preparation.task_targets, None
+    outputs = episode_outputs(learner, gather(pool, index), targets)
+    if response == "std":
+        outputs, std = outputs.chunk(2, dim=-1)
     bad = (~finite_rows(outputs, meta._classifies) & index.query_mask).any(1)
     if bad.any():
         raise diverged(meta, drawn.label(int(bad.int().argmax())))
@@ -253,8 +260,15 @@ def _decoded(
     y_true = drawn.y[index.query.numpy()]  # (B, Q) or (B, Q, n_outputs), padded
     if not meta._classifies:
         y_pred = preparation.decode_targets(outputs.numpy())
+        if std is not None:
+            std = preparation.decode_spread(std.numpy())
         return [
-            _numbers(y_true[e, :size], y_pred[e, :size]) for e, size in enumerate(sizes)
+            _numbers(
+                y_true[e, :size],
+                y_pred[e, :size],
+                None if std is None else std[e, :size],
+            )
+            for e, size in enumerate(sizes)
         ]
     best = outputs.nan_to_num().argmax(-1).numpy()
     proba = None
@@ -398,7 +412,9 @@ def _predicted(
 
 def refuse_without_std(adapted: Any) -> None:
     """Refuse estimators whose predict gives no standard deviation."""
-    if "return_std" not in inspect.signature(adapted.predict).parameters:
+    meta = getattr(adapted, "meta_", adapted)
+    takes_it = "return_std" in inspect.signature(adapted.predict).parameters
+    if not getattr(meta, "_gives_std", takes_it):
         raise TypeError(
             "The metric needs predictive standard deviations, and "
             f"{_name_of(adapted)} gives none: its predict has no return_std. Choose "

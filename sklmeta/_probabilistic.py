@@ -1,0 +1,161 @@
+"""Meta-learners with predictive densities: their verbs, and calibration.
+
+How sure a learner is of new tasks is only known from tasks that it was not trained on:
+`calibrate=` holds some of them out, and fits one number there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+from torch import Tensor
+
+from sklmeta._adapted import TorchModel
+from sklmeta._parameters import check_choice, check_fraction
+from sklmeta._preparation import Preparation
+from sklmeta.base import MetaProbabilisticRegressorMixin
+from sklmeta.engine.batches import Episodes
+from sklmeta.engine.inference import run_episodes
+from sklmeta.engine.losses import cross_entropy
+from sklmeta.episodic import (
+    CommonParameters,
+    EpisodicMetaLearner,
+    EpisodicRegressorMixin,
+)
+
+__all__ = [
+    "ProbabilisticMetaLearner",
+    "ProbabilisticParameters",
+    "ProbabilisticRegressorMixin",
+]
+
+USUAL_LEVEL = 0.9
+LARGEST_LOG_TEMPERATURE = 5.0
+
+
+class ProbabilisticParameters(CommonParameters, total=False):
+    """What `ProbabilisticMetaLearner` takes, for subclasses that pass it on by name."""
+
+    calibrate: Any
+
+
+class ProbabilisticMetaLearner(EpisodicMetaLearner):
+    """Base of the meta-learners whose torch learner `PredictsDensity`."""
+
+    _exempt_parameters = (*EpisodicMetaLearner._exempt_parameters, "calibrate")
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        calibrate: Any = False,
+        **common: Unpack[CommonParameters],
+    ) -> None:
+        super().__init__(backbone, **common)
+        self.calibrate = calibrate
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if isinstance(self.calibrate, (bool, np.bool_)):
+            return
+        if self._classifies:
+            check_choice("calibrate", self.calibrate, (True, False))
+        check_fraction("calibrate", self.calibrate)
+
+    @property
+    def _holds_out(self) -> bool:
+        """Whether `fit` keeps tasks from training."""
+        return super()._holds_out or bool(self.calibrate)
+
+    def _prepared(self, *arguments: Any) -> tuple[Preparation, Any]:
+        """Return what `EpisodicMetaLearner` does; the learner is not calibrated yet."""
+        preparation, learner = super()._prepared(*arguments)
+        _calibrated(learner, 1.0)
+        return preparation, learner
+
+    def _finish(self, learner: Any, validation: Sequence[Episodes] | None) -> None:
+        """Fit on held-out tasks what makes standard deviations or logits right."""
+        if not self.calibrate or validation is None:
+            return
+        if self._classifies:
+            value = _temperature(learner, validation)
+        else:
+            is_default = isinstance(self.calibrate, (bool, np.bool_))
+            level = USUAL_LEVEL if is_default else float(self.calibrate)
+            value = _std_factor(learner, validation, level)
+        _calibrated(learner, value)
+
+
+class ProbabilisticRegressorMixin(
+    MetaProbabilisticRegressorMixin, EpisodicRegressorMixin
+):
+    """What regressors add to `ProbabilisticMetaLearner`."""
+
+    def _prior_model(self: Any) -> TorchModel:
+        """Return the model of a task without support rows."""
+        return TorchModel.of_prior(self)
+
+
+def _calibrated(learner: Any, value: float) -> None:
+    learner.calibration.fill_(value)
+
+
+def _std_factor(learner: Any, validation: Sequence[Episodes], level: float) -> float:
+    """Return what standard deviations are to be multiplied by.
+
+    With it, central normal intervals of probability `level` hold as large a share of
+    the query targets of held-out episodes, each of which has the same weight.
+    """
+    view = learner.with_options(gives_std=True)
+    errors, weights = [], []
+    for episodes in validation:
+        mean, std = run_episodes(view, episodes).double().chunk(2, dim=-1)
+        query = episodes.query
+        mask = query.mask.cpu()
+        z = ((query.y.cpu().double() - mean) / std).abs()
+        share = 1 / mask.sum(1, keepdim=True).expand_as(mask)
+        errors.append(z[mask].reshape(-1))
+        weights.append(share[mask].repeat_interleave(z.shape[-1]))
+    found = _quantile(torch.cat(errors).numpy(), torch.cat(weights).numpy(), level)
+    factor = found / norm.ppf((1 + level) / 2)
+    # Predictions that were exact, or not finite, say nothing about how far to trust.
+    return float(factor) if np.isfinite(factor) and factor > 0 else 1.0
+
+
+def _quantile(
+    values: NDArray[np.float64], weights: NDArray[np.float64], level: float
+) -> float:
+    """Return the smallest value that a share `level` of the weight does not exceed."""
+    order = np.argsort(values)
+    mass = np.cumsum(weights[order])
+    place = np.searchsorted(mass, level * mass[-1])
+    return float(values[order[min(place, len(order) - 1)]])
+
+
+def _temperature(learner: Any, validation: Sequence[Episodes]) -> float:
+    """Return the temperature of least cross-entropy on held-out episodes."""
+    outputs = [run_episodes(learner, episodes).double() for episodes in validation]
+
+    def loss(log_temperature: float) -> float:
+        losses = [
+            _answered(found / np.exp(log_temperature), episodes)
+            for found, episodes in zip(outputs, validation, strict=True)
+        ]
+        return float(torch.cat(losses).mean())
+
+    limit = LARGEST_LOG_TEMPERATURE
+    found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
+    return float(np.exp(found.x)) if np.isfinite(found.fun) else 1.0
+
+
+def _answered(logits: Tensor, episodes: Episodes) -> Tensor:
+    """Return the cross-entropy of each episode's rows whose class could be given."""
+    y, mask = episodes.query.y.cpu(), episodes.query.mask.cpu()
+    own = logits.nan_to_num(nan=0.0).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return cross_entropy(logits, y, mask & own.isfinite())
