@@ -32,6 +32,9 @@ default=("local", "shared", "numbers")
         `EpisodicMetaLearner`: there are `learner_`, `history_` and `n_iter_`, the
         parameters `max_iter` and `warm_start`, and `partial_fit`. If False, there must
         be none of these, and every `fit` starts anew.
+    gives_std : bool, default=False
+        Whether a regressor has predictive densities: ``predict(X, return_std=True)``,
+        `sample_y`, and `adapt` without arguments.
 
     Examples
     --------
@@ -43,10 +46,11 @@ default=("local", "shared", "numbers")
     ...         tags.learns_from_tasks = False
     ...         return tags
     >>> Frozen().__sklmeta_tags__()
-    MetaTags(learns_from_tasks=False, ..., episodic=True)
+    MetaTags(learns_from_tasks=False, ..., episodic=True, gives_std=False)
     """
 
     learns_from_tasks: bool = True
     uses_support: tuple[str, ...] = ("local", "shared", "numbers")
     any_number_of_ways: bool = True
     episodic: bool = False
+    gives_std: bool = False

@@ -144,7 +144,7 @@ class BaseMetaLearner(BaseEstimator):
 
     def __sklmeta_tags__(self) -> MetaTags:
         """Return what this meta-learner promises, for `check_meta_learner`."""
-        return MetaTags()
+        return MetaTags(gives_std=self._gives_std)
 
     # What is learned -------------------------------------------------------------
 

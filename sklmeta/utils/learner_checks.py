@@ -16,6 +16,7 @@ from sklearn.base import is_classifier
 from sklmeta._meta_tags import MetaTags
 from sklmeta.utils import _check_adaptation as adaptation
 from sklmeta.utils import _check_contract as contract
+from sklmeta.utils import _check_densities as densities
 from sklmeta.utils import _check_learning as learning
 from sklmeta.utils import _check_training as training
 from sklmeta.utils._check_problems import Problem
@@ -58,6 +59,12 @@ _OF_CLASSIFIERS: tuple[Check, ...] = (
     contract.check_string_labels,
     adaptation.check_probabilities,
 )
+_OF_DENSITIES: tuple[Check, ...] = (
+    densities.check_std,
+    densities.check_units,
+    densities.check_draws,
+    densities.check_prior,
+)
 _OF_KIND: dict[str, tuple[Check, ...]] = {
     "local": (
         *_OF_CLASSIFIERS,
@@ -88,6 +95,8 @@ def _by_tags(tags: MetaTags, kind: str) -> Iterator[Check]:
             if tags.any_number_of_ways
             else contract.check_refuses_more_ways
         )
+    if kind == "numbers" and tags.gives_std:
+        yield from _OF_DENSITIES
     adapts = kind in tags.uses_support
     if tags.learns_from_tasks:
         yield learning.check_beats_untrained
