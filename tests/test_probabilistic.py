@@ -1,0 +1,229 @@
+"""Verbs and calibration of meta-learners with predictive densities."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from sklmeta import MAMLRegressor, TaskSet, make_meta_pipeline
+from sklmeta._probabilistic import (
+    ProbabilisticMetaLearner,
+    ProbabilisticRegressorMixin,
+)
+from sklmeta.base import MetaClassifierMixin
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.densities import PredictsDensity
+from sklmeta.engine.embedding import EmbeddingLearner
+from sklmeta.metric import ProtoNet
+from sklmeta.model_selection import evaluate
+from sklmeta.model_selection._predictions import episode_predictions
+from sklmeta.model_selection._protocol import EpisodeProtocol
+
+
+class NormalMean(PredictsDensity, EmbeddingLearner):
+    """Normal targets about a task's own level, both variances 1."""
+
+    def adapt_features(self, features, support):
+        real = support.mask.unsqueeze(-1)
+        n = real.sum(1, keepdim=True) + 1.0  # (T, 1, 1)
+        total = (support.y * real).sum(1, keepdim=True)
+        return {"level": total / n, "variance": 1 / n + 1}
+
+    def predict_features(self, state, features):
+        shape = (*features.shape[:2], self.n_outputs)
+        mean, variance = state["level"], state["variance"]
+        return self.outputs(mean.expand(shape), variance.expand(shape))
+
+
+class NormalMeanRegressor(ProbabilisticRegressorMixin, ProbabilisticMetaLearner):
+    def _make_learner(self, backbone, n_features, n_outputs, n_ways, generator):
+        return NormalMean("regression", backbone, n_outputs)
+
+
+class DensityProtoNet(PredictsDensity, ProtoNet):
+    adaptation_options = ()
+
+    def predict_features(self, state, features):
+        return self.logits(super().predict_features(state, features))
+
+
+class DensityProtoNetClassifier(MetaClassifierMixin, ProbabilisticMetaLearner):
+    def _make_learner(self, backbone, n_features, n_outputs, n_ways, generator):
+        return DensityProtoNet(nn.Identity(), n_outputs)
+
+
+def level_tasks(n_tasks, noise=1.0, seed=0, n_rows=30, unit=1.0):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(n_tasks, 1)) + noise * rng.normal(size=(n_tasks, n_rows))
+    X = rng.normal(size=(n_tasks * n_rows, 2))
+    offsets = np.arange(n_tasks + 1) * n_rows
+    return TaskSet.from_offsets(X, 100 + unit * y.ravel(), offsets)
+
+
+def fitted(tasks=None, **parameters):
+    tasks = level_tasks(40) if tasks is None else tasks
+    defaults = {"backbone": "identity", "max_iter": 1, "random_state": 0}
+    return NormalMeanRegressor(**{**defaults, **parameters}).fit(tasks)
+
+
+def posterior(meta, y):
+    """Return mean and standard deviation of a new row, in the targets' units."""
+    level, spread = meta._preparation.y_mean[0], meta._preparation.y_scale[0]
+    z = (np.asarray(y) - level) / spread
+    mean = z.sum() / (len(z) + 1)
+    return level + spread * mean, spread * np.sqrt(1 / (len(z) + 1) + 1)
+
+
+def test_return_std_is_in_the_units_of_the_targets():
+    meta, new = fitted(level_tasks(40, unit=7.0)), level_tasks(1, seed=9)[0]
+    model = meta.adapt(new.X[:4], new.y[:4])
+    mean, std = model.predict(new.X[4:], return_std=True)
+    want = posterior(meta, new.y[:4])
+    np.testing.assert_allclose(mean, want[0], rtol=1e-6)
+    np.testing.assert_allclose(std, want[1], rtol=1e-6)
+    np.testing.assert_array_equal(model.predict(new.X[4:]), mean)
+    np.testing.assert_array_equal(meta.predict(new.X[4:], return_std=True)[1], std)
+
+
+def test_without_support_rows_there_is_the_prior():
+    meta, X = fitted(), level_tasks(1)[0].X
+    mean, std = meta.adapt().predict(X, return_std=True)
+    want = posterior(meta, [])
+    np.testing.assert_allclose(mean, want[0], rtol=1e-6)
+    np.testing.assert_allclose(std, want[1], rtol=1e-6)
+    np.testing.assert_array_equal(meta.predict(X), mean)
+
+
+def test_draws_agree_with_the_moments():
+    meta, new = fitted(), level_tasks(1, seed=3)[0]
+    model = meta.adapt(new.X[:4], new.y[:4])
+    draws = model.sample_y(new.X, n_samples=4000, random_state=1)
+    assert draws.shape == (len(new.X), 4000)
+    mean, std = model.predict(new.X, return_std=True)
+    np.testing.assert_allclose(draws.mean(1), mean, atol=4 * std.max() / 4000**0.5)
+    np.testing.assert_allclose(draws.std(1), std, rtol=0.06)
+    again = meta.sample_y(new.X, n_samples=4000, random_state=1)
+    np.testing.assert_array_equal(again, draws)
+    functions = model.sample_y(new.X, 3, noise=False)
+    np.testing.assert_array_equal(functions, np.stack([mean] * 3, 1))
+
+
+def test_several_outputs():
+    tasks = TaskSet([(t.X, np.stack([t.y, 5 * t.y], 1)) for t in level_tasks(20)])
+    meta = fitted(tasks)
+    model = meta.adapt(tasks[0].X[:4], tasks[0].y[:4])
+    mean, std = model.predict(tasks[0].X, return_std=True)
+    assert mean.shape == std.shape == (30, 2)
+    np.testing.assert_allclose(std[:, 1], 5 * std[:, 0], rtol=1e-6)
+    assert model.sample_y(tasks[0].X, 6).shape == (30, 2, 6)
+
+
+@pytest.mark.parametrize("normalize_y", [False, True, "task"])
+def test_episodes_together_have_the_deviations_of_one_by_one(normalize_y):
+    meta, new = fitted(normalize_y=normalize_y), level_tasks(6, seed=5)
+    protocol = EpisodeProtocol(n_shot=5, n_episodes=3, random_state=0)
+    drawn = protocol.draw(new, False)
+    found = list(episode_predictions(meta, drawn, "std"))
+    for e, prediction in enumerate(found):
+        support, query = drawn.support_rows(e), drawn.query_rows(e)
+        model = meta.adapt(drawn.rows.X[support], drawn.y[support])
+        mean, std = model.predict(drawn.rows.X[query], return_std=True)
+        np.testing.assert_allclose(prediction.y_pred, mean, rtol=1e-5)
+        np.testing.assert_allclose(prediction.std, std, rtol=1e-5)
+
+
+def test_held_out_tasks_say_how_far_to_trust():
+    # Twice the noise that the learner believes in.
+    tasks, new = level_tasks(200, noise=2.0), level_tasks(60, noise=2.0, seed=1)
+    raw = fitted(tasks, normalize_y=False)
+    scaled = fitted(tasks, normalize_y=False, calibrate=0.8, validation_fraction=0.5)
+    assert float(raw.learner_.calibration) == 1
+    shares = [_share_within(meta, new, 0.8) for meta in (raw, scaled)]
+    assert shares[0] < 0.6
+    assert abs(shares[1] - 0.8) < 0.03
+    draws = scaled.adapt(new[0].X[:5], new[0].y[:5]).sample_y(new[0].X, 2000)
+    std = scaled.predict(new[0].X, return_std=True)[1]
+    np.testing.assert_allclose(draws.std(1), std, rtol=0.08)
+
+
+def _share_within(meta, tasks, level):
+    hits = []
+    for task in tasks:
+        model = meta.adapt(task.X[:5], task.y[:5])
+        mean, std = model.predict(task.X[5:], return_std=True)
+        hits.append(np.abs(task.y[5:] - mean) <= norm.ppf((1 + level) / 2) * std)
+    return np.mean(hits)
+
+
+def test_going_on_learning_forgets_the_calibration():
+    tasks = level_tasks(60, noise=2.0)
+    meta = fitted(tasks, normalize_y=False, calibrate=True)
+    before = float(meta.learner_.calibration)
+    assert before > 1.3
+    assert float(pickle.loads(pickle.dumps(meta)).learner_.calibration) == before
+    meta.partial_fit(tasks)
+    assert float(meta.learner_.calibration) == 1
+
+
+def test_logits_are_tempered_on_held_out_tasks():
+    rng = np.random.default_rng(0)
+    tasks = []
+    for _ in range(60):
+        centres = rng.normal(size=(3, 2))
+        labels = np.tile(np.arange(3), 20)
+        tasks.append((centres[labels] + rng.normal(size=(60, 2)), labels))
+    tasks = TaskSet(tasks, labels="local")
+    options = {"n_shot": 2, "max_iter": 1, "random_state": 0, "normalize_x": False}
+    raw = DensityProtoNetClassifier(**options).fit(tasks[:40])
+    tempered = DensityProtoNetClassifier(calibrate=True, **options).fit(tasks[:40])
+    assert float(tempered.learner_.calibration) > 1
+    losses = [
+        evaluate(meta, tasks[40:], metric="log_loss", n_shot=2, random_state=0)
+        for meta in (raw, tempered)
+    ]
+    assert losses[1].scores["score"].mean() < losses[0].scores["score"].mean()
+
+
+def test_pipelines_hand_deviations_on():
+    tasks, new = level_tasks(40), level_tasks(1, seed=2)[0]
+    learner = NormalMeanRegressor("identity", max_iter=1, random_state=0)
+    pipeline = make_meta_pipeline(StandardScaler(), learner).fit(tasks)
+    model = pipeline.adapt(new.X[:5], new.y[:5])
+    mean, std = model.predict(new.X, return_std=True)
+    assert (std > 0).all() and mean.shape == std.shape
+    np.testing.assert_array_equal(pipeline.predict(new.X, return_std=True)[1], std)
+    result = evaluate(pipeline, level_tasks(5, seed=4), metric="nlpd", random_state=0)
+    assert np.isfinite(result.scores["score"]).all()
+
+
+def test_refusals():
+    tasks = level_tasks(12)
+    with pytest.raises(ValueError, match="calibrate"):
+        fitted(tasks, calibrate=1.5)
+    with pytest.raises(ValueError, match=r"calibrate=True holds out .* too few"):
+        fitted(tasks[:5], calibrate=True)
+    maml = MAMLRegressor(max_iter=2, random_state=0).fit(tasks)
+    model = maml.adapt(tasks[0].X, tasks[0].y)
+    with pytest.raises(TypeError, match="MAMLRegressor has no predictive standard"):
+        model.predict(tasks[0].X, return_std=True)
+    assert not hasattr(model, "sample_y")
+    with pytest.raises(TypeError, match="predictive standard deviations"):
+        evaluate(maml, tasks, metric="nlpd")
+    meta = fitted(tasks)
+    with pytest.raises(ValueError, match="y"):
+        meta.adapt(tasks[0].X)
+    with pytest.raises(ValueError, match="n_samples"):
+        meta.adapt().sample_y(tasks[0].X, n_samples=0)
+
+
+def test_meta_loss_is_the_negative_log_density():
+    learner = NormalMean("regression", nn.Identity(), 1)
+    y = torch.tensor([[[1.0], [3.0], [9.0]]])
+    rows = Rows(torch.zeros(1, 3, 2), y, torch.tensor([[True, True, False]]))
+    loss = learner.meta_loss(Episodes(rows, rows))
+    want = -norm(4 / 3, np.sqrt(4 / 3)).logpdf([1.0, 3.0]).mean()
+    torch.testing.assert_close(loss, torch.tensor([want], dtype=loss.dtype))
