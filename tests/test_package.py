@@ -98,6 +98,7 @@ ROOMS = {
     rf"({TASKS})\.py": TASKS,
     r"backbones/": "backbones",
     r"engine/": "engine|backbones|exceptions",
+    r"_probabilistic\.py": r"engine|tasks|base|episodic|_\w+",
     r"(base|fewshot|_[a-z]\w*)\.py": r"engine|backbones|exceptions|tasks|fewshot|_\w+",
     r"episodic\.py": r"engine|backbones|exceptions|tasks|base|_\w+",
 }
