@@ -6,7 +6,11 @@ from sklmeta.baselines import (
     PooledClassifier,
     PooledRegressor,
 )
-from sklmeta.closed_form import RidgeNetClassifier, RidgeNetRegressor
+from sklmeta.closed_form import (
+    HierarchicalLinearRegressor,
+    RidgeNetClassifier,
+    RidgeNetRegressor,
+)
 from sklmeta.exceptions import (
     MetaTrainingError,
     SmallTaskWarning,
@@ -61,6 +65,7 @@ __all__ = [
     "ClassPool",
     "FewShotClassifier",
     "FewShotRegressor",
+    "HierarchicalLinearRegressor",
     "ImplicitMAMLClassifier",
     "ImplicitMAMLRegressor",
     "MAMLClassifier",

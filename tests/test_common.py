@@ -9,6 +9,7 @@ from sklmeta import (
     ANILRegressor,
     CAVIAClassifier,
     CAVIARegressor,
+    HierarchicalLinearRegressor,
     ImplicitMAMLClassifier,
     ImplicitMAMLRegressor,
     MAMLClassifier,
@@ -116,6 +117,7 @@ ESTIMATORS = [
     TransductiveProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     # Logistic regression would take long to tell 600 meta-training classes apart.
     PooledClassifier(LinearDiscriminantAnalysis()),
+    HierarchicalLinearRegressor(),
     PooledRegressor(),
     PerTaskClassifier(GaussianNB()),
     PerTaskRegressor(),

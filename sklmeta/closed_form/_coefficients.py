@@ -1,0 +1,105 @@
+"""Normal distributions of the coefficients of new tasks, of linear mixed models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+
+from sklmeta.closed_form._design import Design
+from sklmeta.closed_form._likelihood import Fit, posterior
+
+__all__ = ["CoefficientPosterior", "adapted"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CoefficientPosterior:
+    """The model of one task: normal distributions of its coefficients.
+
+    Attributes
+    ----------
+    design : Design
+    mean : ndarray of shape (n_outputs, p)
+        Of all coefficients, the random ones among them.
+    half : ndarray of shape (n_outputs, q, q)
+        The covariance of the random coefficients is ``half @ half.T``.
+    noise_variance : ndarray of shape (n_outputs,)
+    """
+
+    design: Design
+    mean: Array
+    half: Array
+    noise_variance: Array
+
+    def predict(self, X: Any) -> Array:
+        """Return targets (Q,) or (Q, n_outputs)."""
+        return self.design.targets(self.design.rows(X) @ self.mean.T)
+
+    def predict_std(self, X: Any) -> tuple[Array, Array]:
+        """Return means and standard deviations of targets, noise included."""
+        rows = self.design.rows(X)
+        spread = rows[:, self.design.effects] @ self.half  # (n_outputs, Q, q)
+        variance = (spread**2).sum(-1).T + self.noise_variance
+        mean = self.design.targets(rows @ self.mean.T)
+        return mean, self.design.spreads(np.sqrt(variance))
+
+    def sample(self, X: Any, n_samples: int, random_state: Any, noise: bool) -> Array:
+        """Return joint draws (n_samples, Q, n_outputs)."""
+        state = check_random_state(random_state)
+        rows = self.design.rows(X)
+        n_outputs, q = self.half.shape[:2]
+        normal = state.normal(size=(n_samples, n_outputs, q, 1))
+        effects = (self.half @ normal)[..., 0]  # (n_samples, n_outputs, q)
+        drawn = rows @ self.mean.T + rows[:, self.design.effects] @ effects.mT
+        if noise:
+            drawn += state.normal(size=drawn.shape) * np.sqrt(self.noise_variance)
+        return drawn * self.design.y_scale + self.design.y_mean
+
+
+def adapted(
+    design: Design,
+    fits: Sequence[Fit],
+    rows: Array,
+    y: Array,
+    supports: Sequence[NDArray[np.int64]],
+) -> tuple[Array, Array]:
+    """Return the posterior of each task's coefficients, given its support rows.
+
+    Parameters
+    ----------
+    design : Design
+    fits : sequence of Fit
+        One for each output.
+    rows : ndarray of shape (R, p)
+        Columns of rows.
+    y : ndarray of shape (R, n_outputs)
+        Targets, in their own units.
+    supports : sequence of ndarray of int
+        Which rows are each task's.
+
+    Returns
+    -------
+    mean : ndarray of shape (T, n_outputs, p)
+    half : ndarray of shape (T, n_outputs, q, q)
+    """
+    q = len(design.effects)
+    z = rows[:, design.effects]
+    betas = np.stack([fit.beta for fit in fits])
+    residuals = design.scaled(y) - rows @ betas.T
+    grams = np.empty((len(supports), q, q))
+    moments = np.empty((len(supports), q, len(fits)))
+    for t, support in enumerate(supports):
+        own = z[support].T
+        grams[t], moments[t] = own @ own.T, own @ residuals[support]
+    mean = np.tile(betas, (len(supports), 1, 1))
+    half = np.empty((len(supports), len(fits), q, q))
+    for k, fit in enumerate(fits):
+        modes, half[:, k] = posterior(fit, grams, moments[:, :, k])
+        mean[:, k, design.effects] += modes
+    return mean, half

@@ -1,0 +1,170 @@
+"""Columns of mixed models: which there are, which are random, and in which units."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklmeta._parameters import shown
+from sklmeta._preparation import Preparation
+from sklmeta.closed_form._likelihood import independent
+
+__all__ = ["Design", "random_columns"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Design:
+    """How rows become columns of a mixed model, of which the first is the intercept.
+
+    Attributes
+    ----------
+    x_mean, x_scale : ndarray of shape (F,)
+        What features are scaled by.
+    columns : ndarray of shape (p,)
+        Which of intercept and features, 0 to F, have a coefficient.
+    effects : ndarray of shape (q,)
+        Which of these columns have random coefficients.
+    random : ndarray of int
+        Which of intercept and features were to have them.
+    y_mean, y_scale : ndarray of shape (n_outputs,)
+        What targets are scaled by; of no length with labels.
+    flat_y : bool
+    """
+
+    x_mean: Array
+    x_scale: Array
+    columns: NDArray[np.int64]
+    effects: NDArray[np.int64]
+    random: NDArray[np.int64]
+    y_mean: Array
+    y_scale: Array
+    flat_y: bool
+
+    @classmethod
+    def learn(
+        cls, preparation: Preparation, X: NDArray[Any], random: Any, *, drop: bool
+    ) -> Design:
+        """Leave out constant columns and, with `drop`, those that others determine."""
+        n_features = X.shape[1]
+        mean, scale = np.zeros(n_features), np.ones(n_features)
+        if preparation.x_mean is not None and preparation.x_scale is not None:
+            mean, scale = preparation.x_mean, preparation.x_scale
+        y_mean, y_scale = preparation.y_mean, preparation.y_scale
+        if y_mean is None or y_scale is None:
+            y_mean, y_scale = np.zeros(0), np.ones(0)
+        everything = np.arange(n_features + 1)
+        parts = (everything, everything, random, y_mean, y_scale, preparation.flat_y)
+        rows = cls(mean, scale, *parts).rows(X)
+        columns = independent(rows, constant_only=not drop)
+        effects = np.flatnonzero(np.isin(columns, random))
+        return cls(mean, scale, columns, effects, *parts[2:])
+
+    def rows(self, X: NDArray[Any]) -> Array:
+        """Return the columns (R, p) of checked rows."""
+        scaled = (np.asarray(X, dtype=np.float64) - self.x_mean) / self.x_scale
+        joined = np.concatenate([np.ones((len(scaled), 1)), scaled], axis=1)
+        if len(self.columns) == joined.shape[1]:
+            return joined
+        return np.ascontiguousarray(joined[:, self.columns])
+
+    # Targets ---------------------------------------------------------------------
+
+    def scaled(self, y: Array) -> Array:
+        """Return targets (R, n_outputs) of mean 0 and variance 1."""
+        return (y - self.y_mean) / self.y_scale
+
+    def targets(self, outputs: Array) -> Array:
+        """Return outputs (..., n_outputs) as targets."""
+        y = outputs * self.y_scale + self.y_mean
+        return y[..., 0] if self.flat_y else y
+
+    def spreads(self, std: Array) -> Array:
+        """Return standard deviations (..., n_outputs) as those of targets."""
+        std = std * self.y_scale
+        return std[..., 0] if self.flat_y else std
+
+    # Units -----------------------------------------------------------------------
+
+    def unscaled(self, coefficients: Array) -> Array:
+        """Return coefficients (..., p) of columns as (..., F + 1) of raw features."""
+        full = np.zeros((*coefficients.shape[:-1], len(self.x_mean) + 1))
+        full[..., self.columns] = coefficients
+        full[..., 1:] /= self.x_scale
+        full[..., 0] -= full[..., 1:] @ self.x_mean
+        return full
+
+    def unscaled_effects(self, coefficients: Array) -> Array:
+        """Return random coefficients (..., q) as those of raw features."""
+        full = np.zeros((*coefficients.shape[:-1], len(self.columns)))
+        full[..., self.effects] = coefficients
+        return self.unscaled(full)[..., self.random]
+
+    def unscaled_covariance(self, factor: Array) -> Array:
+        """Return L L' of raw features for a factor L (q, any)."""
+        factor = self.unscaled_effects(factor.T).T
+        return factor @ factor.T
+
+    def effect_names(self, preparation: Preparation) -> list[Any]:
+        """Return what random coefficients are called."""
+        names = preparation.feature_names
+        features = range(len(self.x_mean)) if names is None else names.tolist()
+        known = ["intercept", *features]
+        return [known[place] for place in self.random]
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of what scaling divides the volume of features by."""
+        return float(np.log(self.x_scale[self.columns[self.columns > 0] - 1]).sum())
+
+
+def random_columns(random_effects: Any, preparation: Preparation) -> NDArray[np.int64]:
+    """Return which of intercept and features, 0 to F, have random coefficients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no such features.
+    """
+    n_features = preparation.n_features_in
+    if isinstance(random_effects, str):
+        if random_effects == "all":
+            return np.arange(n_features + 1)
+        if random_effects == "intercept":
+            return np.zeros(1, dtype=np.int64)
+    if isinstance(random_effects, str) or not hasattr(random_effects, "__len__"):
+        raise ValueError(
+            "random_effects must be 'all', 'intercept' or a list of features, got "
+            f"{shown(random_effects)}."
+        )
+    places = [_place(feature, preparation) for feature in random_effects]
+    return np.unique([0, *(place + 1 for place in places)])
+
+
+def _place(feature: Any, preparation: Preparation) -> int:
+    """Return the position of a feature that is given by name or position."""
+    n_features, names = preparation.n_features_in, preparation.feature_names
+    if isinstance(feature, str):
+        known = [] if names is None else names.tolist()
+        if feature in known:
+            return known.index(feature)
+        having = f"the tasks have {known}" if known else "the tasks' X has no names"
+        raise ValueError(f"random_effects holds {feature!r}, but {having}.")
+    if isinstance(feature, (bool, np.bool_)) or not isinstance(
+        feature, numbers.Integral
+    ):
+        raise TypeError(
+            "random_effects must list names or positions of features, got "
+            f"{shown(feature)}."
+        )
+    if not 0 <= int(feature) < n_features:
+        raise ValueError(
+            f"random_effects holds {feature!r}, but the tasks have {n_features} "
+            f"features, 0 to {n_features - 1}."
+        )
+    return int(feature)
