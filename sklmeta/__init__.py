@@ -47,6 +47,12 @@ from sklmeta.metric import (
     TransductiveProtoNetClassifier,
 )
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
+from sklmeta.probabilistic import (
+    InContextClassifier,
+    InContextRegressor,
+    NeuralProcessClassifier,
+    NeuralProcessRegressor,
+)
 from sklmeta.tasks import (
     ClassPool,
     Task,
@@ -68,6 +74,8 @@ __all__ = [
     "HierarchicalLinearRegressor",
     "ImplicitMAMLClassifier",
     "ImplicitMAMLRegressor",
+    "InContextClassifier",
+    "InContextRegressor",
     "MAMLClassifier",
     "MAMLRegressor",
     "MANNClassifier",
@@ -78,6 +86,8 @@ __all__ = [
     "MetaSGDRegressor",
     "MetaTrainingError",
     "ModifiedHausdorffClassifier",
+    "NeuralProcessClassifier",
+    "NeuralProcessRegressor",
     "PLDAClassifier",
     "PerTaskClassifier",
     "PerTaskRegressor",

@@ -1,6 +1,10 @@
 """Few-shot problems to try things on: made, shipped with scikit-learn, or fetched."""
 
 from sklmeta.datasets.digits import load_digits_pool
+from sklmeta.datasets.gaussian_processes import (
+    GaussianProcessTasks,
+    make_gaussian_process_tasks,
+)
 from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.omniglot import fetch_omniglot
 from sklmeta.datasets.omniglot_runs import fetch_omniglot_runs
@@ -10,6 +14,7 @@ from sklmeta.datasets.sinusoids import Sinusoids, make_sinusoids
 from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 
 __all__ = [
+    "GaussianProcessTasks",
     "Sinusoids",
     "fetch_leaves100",
     "fetch_omniglot",
@@ -18,5 +23,6 @@ __all__ = [
     "fetch_school",
     "fetch_sleepstudy",
     "load_digits_pool",
+    "make_gaussian_process_tasks",
     "make_sinusoids",
 ]

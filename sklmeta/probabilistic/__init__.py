@@ -1,0 +1,21 @@
+"""Probability-based meta-learners: priors and predictive distributions from tasks."""
+
+from sklmeta.probabilistic.in_context import (
+    InContext,
+    InContextClassifier,
+    InContextRegressor,
+)
+from sklmeta.probabilistic.neural_process import (
+    NeuralProcess,
+    NeuralProcessClassifier,
+    NeuralProcessRegressor,
+)
+
+__all__ = [
+    "InContext",
+    "InContextClassifier",
+    "InContextRegressor",
+    "NeuralProcess",
+    "NeuralProcessClassifier",
+    "NeuralProcessRegressor",
+]
