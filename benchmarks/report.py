@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _calibration_section import calibration
 from _comparison_section import comparison
+from _grouped_section import PROBLEMS, grouped
 from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _leaves_section import leaves
@@ -25,6 +27,7 @@ from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
 from _speed_section import maml_speed, speed_convolution, speed_sinusoid
+from _which_one_section import which_one
 from sinusoid import BARS, PUBLISHED
 
 OPENING = """\
@@ -173,6 +176,8 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "interval_coverage": interval_coverage,
     "comparison_digits": comparison,
     "comparison_parkinsons": comparison,
+    "which_one": which_one,
+    "calibration": calibration,
 }
 
 
@@ -205,7 +210,13 @@ def render(folder: Path = RESULTS) -> str:
     if any(name in records for name in presented):
         own = [records[name] for name in presented if name in records]
         parts.append(presentation(own))
-    return "\n".join([*parts, *sections.values()]).rstrip() + "\n"
+    parts += sections.values()
+    for data in PROBLEMS:
+        pattern = re.compile(rf"grouped_{data}_\w+")
+        own = [record for name, record in records.items() if pattern.fullmatch(name)]
+        if own:
+            parts.append(grouped(own))
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
