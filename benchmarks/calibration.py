@@ -1,4 +1,4 @@
-"""How often 90 % intervals hold the truth: on tasks of the model's own kind, and others.
+"""How often 90 % intervals hold the truth, on tasks of the model's own kind or others.
 
     python benchmarks/calibration.py [--threads 1]
 
