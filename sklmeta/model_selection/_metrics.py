@@ -22,9 +22,25 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 
 from sklmeta._pooling import take_rows
+from sklmeta.model_selection._calibration_metrics import (
+    INTERVALS,
+    crps,
+    ece,
+    interval_metric,
+    nlpd,
+)
 from sklmeta.model_selection._errors import renamed
 from sklmeta.model_selection._predictions import EpisodePrediction
 from sklmeta.model_selection._protocol import DrawnEpisodes
+from sklmeta.model_selection._row_values import (
+    Entry,
+    Predictions,
+    Values,
+    errors,
+    hits,
+    means,
+    over_outputs,
+)
 from sklmeta.model_selection._told_once import gathered
 
 __all__ = [
@@ -32,13 +48,11 @@ __all__ = [
     "NeedsProbabilities",
     "as_metric",
     "as_metrics",
+    "own_metric",
     "takes_estimator",
     "unknown_name",
     "with_known_needs",
 ]
-
-Predictions = Sequence[EpisodePrediction]
-Values = NDArray[np.float64]
 
 
 class NeedsProbabilities(Exception):
@@ -187,12 +201,10 @@ def takes_estimator(metric: Callable[..., Any]) -> bool:
 
 
 def _by_name(metric: str, classifies: bool, name: str) -> Metric:
-    own = CLASSIFICATION if classifies else REGRESSION
-    other = REGRESSION if classifies else CLASSIFICATION
-    if metric in own:
-        compute, needs, better = own[metric]
-        return Metric(name, compute, needs, better)
-    if metric in other:
+    found, own = own_metric(metric, classifies), _OWN[classifies]
+    if found is not None:
+        return Metric(name, *found)
+    if own_metric(metric, not classifies) is not None:
         kind = "classifiers" if classifies else "regressors"
         raise ValueError(
             f"metric={metric!r} is not for {kind}. Choose one of {sorted(own)}, or "
@@ -204,6 +216,12 @@ def _by_name(metric: str, classifies: bool, name: str) -> Metric:
     undefined = _UNDEFINED.get(metric)
     asks = "predict_proba" if metric.startswith("roc_auc") else None
     return Metric(name, _of_scorer(scorer, name, classifies, undefined), asks)
+
+
+def own_metric(name: str, classifies: bool) -> Entry | None:
+    """Return a metric that has its name here, if there is one."""
+    found = _OWN[classifies].get(name)
+    return found if classifies or found else interval_metric(name)
 
 
 def with_known_needs(
@@ -340,51 +358,21 @@ _UNDEFINED: dict[str, Callable[[EpisodePrediction], bool]] = {
 # The frequent ones, all episodes together --------------------------------------------
 
 
-def _means(rows: Values, predictions: Predictions) -> Values:
-    """Return the mean of each episode's rows; (R,) or (R, n_outputs)."""
-    sizes = np.array([len(one.y_true) for one in predictions])
-    sums = np.add.reduceat(rows, np.cumsum(sizes) - sizes, axis=0)
-    return sums / (sizes if rows.ndim == 1 else sizes[:, None])
-
-
 def _accuracy(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
     right = np.concatenate([one.y_true == one.y_pred for one in predictions])
-    return _means(right.astype(np.float64), predictions)
-
-
-def _errors(predictions: Predictions) -> Values:
-    y_true = np.concatenate([one.y_true for one in predictions]).astype(np.float64)
-    return np.concatenate([one.y_pred for one in predictions]) - y_true
-
-
-def _over_outputs(values: Values) -> Values:
-    """Return the mean over outputs, as scikit-learn has it by default."""
-    return values if values.ndim == 1 else values.mean(1)
+    return means(right.astype(np.float64), predictions)
 
 
 def _mse(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
-    return _over_outputs(_means(_errors(predictions) ** 2, predictions))
+    return over_outputs(means(errors(predictions) ** 2, predictions))
 
 
 def _rmse(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
-    return _over_outputs(np.sqrt(_means(_errors(predictions) ** 2, predictions)))
+    return over_outputs(np.sqrt(means(errors(predictions) ** 2, predictions)))
 
 
 def _mae(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
-    return _over_outputs(_means(np.abs(_errors(predictions)), predictions))
-
-
-def _nlpd(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
-    stds = [one.std for one in predictions if one.std is not None]
-    variance = np.concatenate(stds).astype(np.float64) ** 2
-    density = np.log(2 * np.pi * variance) + _errors(predictions) ** 2 / variance
-    return _over_outputs(_means(density / 2, predictions))
-
-
-def _hits(one: EpisodePrediction) -> NDArray[np.bool_]:
-    """Return which column of the probabilities is the true class of each row."""
-    assert one.classes is not None
-    return one.y_true[:, None] == one.classes
+    return over_outputs(means(np.abs(errors(predictions)), predictions))
 
 
 def _log_loss(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
@@ -392,9 +380,9 @@ def _log_loss(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
     losses = []
     for one in predictions:
         assert one.proba is not None
-        p = (one.proba * _hits(one)).sum(1)
+        p = (one.proba * hits(one)).sum(1)
         losses.append(-np.log(np.clip(p, np.finfo(p.dtype).eps, 1)))
-    return _means(np.concatenate(losses), predictions)
+    return means(np.concatenate(losses), predictions)
 
 
 def _brier(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
@@ -402,11 +390,11 @@ def _brier(predictions: Predictions, drawn: DrawnEpisodes) -> Values:
     rows = []
     for one in predictions:
         assert one.proba is not None
-        hits = _hits(one)
-        missed = ~hits.any(1)  # a class that could not be predicted
-        squares = ((one.proba - hits) ** 2).sum(1) + missed
+        truth = hits(one)
+        missed = ~truth.any(1)  # a class that could not be predicted
+        squares = ((one.proba - truth) ** 2).sum(1) + missed
         rows.append(squares / (2 if one.proba.shape[1] == 2 else 1))
-    return _means(np.concatenate(rows), predictions)
+    return means(np.concatenate(rows), predictions)
 
 
 def _negative(
@@ -415,20 +403,23 @@ def _negative(
     return lambda predictions, drawn: -compute(predictions, drawn)
 
 
-Table = dict[str, tuple[Callable[[Predictions, DrawnEpisodes], Values], str, bool]]
-CLASSIFICATION: Table = {
+CLASSIFICATION: dict[str, Entry] = {
     "accuracy": (_accuracy, "predict", True),
     "log_loss": (_log_loss, "predict_proba", False),
     "brier_score": (_brier, "predict_proba", False),
     "neg_log_loss": (_negative(_log_loss), "predict_proba", True),
     "neg_brier_score": (_negative(_brier), "predict_proba", True),
+    "ece": (ece, "predict_proba", False),
 }
-REGRESSION: Table = {
+REGRESSION: dict[str, Entry] = {
     "rmse": (_rmse, "predict", False),
     "mse": (_mse, "predict", False),
     "mae": (_mae, "predict", False),
-    "nlpd": (_nlpd, "std", False),
+    "nlpd": (nlpd, "std", False),
+    "crps": (crps, "std", False),
     "neg_root_mean_squared_error": (_negative(_rmse), "predict", True),
     "neg_mean_squared_error": (_negative(_mse), "predict", True),
     "neg_mean_absolute_error": (_negative(_mae), "predict", True),
+    **INTERVALS,
 }
+_OWN = {True: CLASSIFICATION, False: REGRESSION}

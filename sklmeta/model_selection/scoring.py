@@ -24,6 +24,7 @@ from sklmeta.model_selection._metrics import (
     Metric,
     as_metric,
     as_metrics,
+    own_metric,
     takes_estimator,
     unknown_name,
 )
@@ -193,9 +194,9 @@ def _check_metric(metric: Any) -> None:
             "metric must be a name, a scorer, a function (estimator, X, y) or a metric "
             f"function (y_true, y_pred), or a list or dict of them; got {metric!r}."
         )
-    own = {*CLASSIFICATION, *REGRESSION}
-    if metric not in own and metric not in get_scorer_names():
-        raise ValueError(unknown_name(metric, own))
+    is_own = any(own_metric(metric, labels) for labels in (True, False))
+    if not is_own and metric not in get_scorer_names():
+        raise ValueError(unknown_name(metric, {*CLASSIFICATION, *REGRESSION}))
 
 
 def _refuse_direction(metric: Any) -> None:
