@@ -16,9 +16,9 @@ def calibration(record: Record) -> str:
         "## Intervals of 90 % on simulated tasks (`calibration.py`)\n",
         f"Share in % of query targets inside nominal 90 % intervals, and negative log "
         f"predictive density (nats), on {p['test_tasks']} new tasks after "
-        f"{p['training_tasks']} to learn from, {p['rows']} rows each; 95 % t intervals over "
-        "tasks. Methods that work on the rows as they are have the very model that "
-        "the tasks are drawn from: 87 to 93 % are asked for of them.\n",
+        f"{p['training_tasks']} to learn from, {p['rows']} rows each; 95 % t intervals "
+        "over tasks. Methods that work on the rows as they are have the very model "
+        "that the tasks are drawn from: 87 to 93 % are asked for of them.\n",
     ]
     for kind, by_method in record["results"].items():
         header = [f"{kind} tasks"]
