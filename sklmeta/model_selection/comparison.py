@@ -67,9 +67,10 @@ def evaluate(
     tasks : TaskSet, ClassPool, TaskDistribution, or list of tasks
         Held-out tasks; of a distribution, 200 are drawn.
     metric : str, callable, or list or dict of them, default=None
-        As `make_episode_scorer` takes them. "rmse", "mse", "mae", "log_loss",
-        "brier_score" and "nlpd" are reported as they are: lower is better. None:
-        accuracy of classifiers, root mean squared error of regressors.
+        As `make_episode_scorer` takes them. "rmse", "mse", "mae", "nlpd", "crps",
+        "interval_width", "log_loss", "brier_score" and "ece" are reported as they are:
+        lower is better. "coverage" is best at its level, 0.9. None: accuracy of
+        classifiers, root mean squared error of regressors.
     n_shot : int or (int, int), default=5
         Support rows: per class with local labels, per task with shared labels and in
         regression. A pair is a range that each episode draws from.
@@ -133,6 +134,12 @@ def evaluate(
 
     Where a metric has no value, as ROC AUC on query rows that lack a class, `scores`
     holds NaN, and one warning says how often; means leave such episodes out.
+
+    Expected calibration errors ("ece") of single episodes are biased upwards: of the
+    few query rows in a bin, the share that is right differs from what was stated by
+    chance alone, and deviations do not cancel. `ReliabilityDisplay` takes the rows of
+    all episodes together. Coverage and width of intervals, which must be read together,
+    are unbiased on few rows; `IntervalCoverageDisplay` shows all levels.
 
     Examples
     --------
@@ -207,9 +214,9 @@ def compare(
         Family labels of `tasks` (of a `ClassPool`, of its classes) for the splitter,
         such as ``TaskKFold(5, families="together")``; only with `cv`.
     metric : str, callable, or list or dict of them, default=None
-        As `evaluate` takes them. More counts as a win, but of the losses that are
-        listed there; wrap a function that is a loss with
-        ``sklearn.metrics.make_scorer(loss, greater_is_better=False)``.
+        As `evaluate` takes them. More counts as a win (of "coverage" too, whatever its
+        level), but of the losses that are listed there; wrap a function that is a loss
+        with ``sklearn.metrics.make_scorer(loss, greater_is_better=False)``.
     reference : str, default=None
         The method that differences are taken to; None: the last.
     n_shot : int or (int, int), default=5

@@ -235,11 +235,11 @@ def make_episode_scorer(
     ----------
     metric : str, callable, or list or dict of them, default=None
         A name that scikit-learn's scorers have; "rmse", "mse", "mae", "log_loss",
-        "brier_score" or "nlpd" (negative log predictive density under a normal; needs
-        ``predict(X, return_std=True)``), whose sign is turned; a scorer; a function
-        (estimator, X, y); or a metric function (y_true, y_pred). None: accuracy, or
-        minus the root mean squared error. Several give a dict of scores, as
-        scikit-learn's multi-metric searches take it.
+        "brier_score", or one of stated uncertainty, which Notes list, where the sign of
+        what is better if lower is turned; a scorer; a function (estimator, X, y); or a
+        metric function (y_true, y_pred). None: accuracy, or minus the root mean squared
+        error. Several give a dict of scores, as scikit-learn's multi-metric searches
+        take it.
     n_shot : int or (int, int), default=5
         Support rows: per class with local labels, per task with shared labels and in
         regression. A pair is a range that each episode draws from.
@@ -288,6 +288,23 @@ def make_episode_scorer(
     warning that says how many are. Scorers that take decision functions are given
     probabilities. Several metrics in one scorer adapt once; a dict of scorers adapts
     anew for each.
+
+    Of regressors with ``predict(X, return_std=True)``, under a normal of that mean and
+    standard deviation, and with several outputs the mean over them: "nlpd" is the
+    negative log predictive density; "crps" the continuous ranked probability score, in
+    the units of the target; "coverage" the share of targets inside central 90 %
+    intervals, "interval_width" the width of these, in the units of the target;
+    "coverage_80" and "interval_width_80" are those of 80 %, and likewise of other
+    levels from 1 to below 100 %. Of classifiers, "ece" is the expected calibration
+    error of the most probable label, in 10 bins of equal width, which is biased upwards
+    on the few rows of an episode: see `evaluate`.
+
+    Choose parameters by "nlpd" or "crps", and of classifiers by "log_loss" or
+    "brier_score", which are best where what is stated is true. A search over "coverage"
+    picks the widest intervals and one over "interval_width" the narrowest, however
+    wrong; "ece" is best for whoever states the frequency of the classes. They are to be
+    reported beside, as by ``GridSearchCV(..., scoring=make_episode_scorer(["nlpd",
+    "coverage"]), refit="nlpd")``.
 
     A row-wise metric, as in ``scoring="r2"``, does not know of adapting. With tasks as
     X scikit-learn then raises a TypeError, since tasks bring no separate ``y_true``;
