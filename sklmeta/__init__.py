@@ -52,6 +52,8 @@ from sklmeta.probabilistic import (
     InContextRegressor,
     NeuralProcessClassifier,
     NeuralProcessRegressor,
+    ProbabilisticMAMLClassifier,
+    ProbabilisticMAMLRegressor,
 )
 from sklmeta.tasks import (
     ClassPool,
@@ -93,6 +95,8 @@ __all__ = [
     "PerTaskRegressor",
     "PooledClassifier",
     "PooledRegressor",
+    "ProbabilisticMAMLClassifier",
+    "ProbabilisticMAMLRegressor",
     "ProtoNetClassifier",
     "RecurrentNetClassifier",
     "RecurrentNetRegressor",

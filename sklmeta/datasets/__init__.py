@@ -1,5 +1,6 @@
 """Few-shot problems to try things on: made, shipped with scikit-learn, or fetched."""
 
+from sklmeta.datasets.ambiguous import AmbiguousAttributes, SinusoidsOrLines
 from sklmeta.datasets.digits import load_digits_pool
 from sklmeta.datasets.gaussian_processes import (
     GaussianProcessTasks,
@@ -14,8 +15,10 @@ from sklmeta.datasets.sinusoids import Sinusoids, make_sinusoids
 from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 
 __all__ = [
+    "AmbiguousAttributes",
     "GaussianProcessTasks",
     "Sinusoids",
+    "SinusoidsOrLines",
     "fetch_leaves100",
     "fetch_omniglot",
     "fetch_omniglot_runs",

@@ -76,8 +76,8 @@ class Sinusoids(TaskDistribution):
     def __post_init__(self) -> None:
         """Refuse values that no task can be drawn from."""
         for name in ("amplitude", "phase", "x_range"):
-            _check_range(name, getattr(self, name))
-        _check_count("n_samples", self.n_samples)
+            check_range(name, getattr(self, name))
+        check_count("n_samples", self.n_samples)
         if not (0 <= self.noise < math.inf):
             raise ValueError(f"noise must be a number >= 0, got {self.noise!r}.")
 
@@ -96,11 +96,11 @@ class Sinusoids(TaskDistribution):
         tasks : TaskSet of length n_tasks
             Tasks with X of shape (n_samples, 1) and y of shape (n_samples,), float32.
         """
-        _check_count("n_tasks", n_tasks)
+        check_count("n_tasks", n_tasks)
         rng = as_generator(random_state)
-        amplitude = _uniform(rng, self.amplitude, (n_tasks, 1))
-        phase = _uniform(rng, self.phase, (n_tasks, 1))
-        x = _uniform(rng, self.x_range, (n_tasks, self.n_samples))  # (T, rows)
+        amplitude = uniform(rng, self.amplitude, (n_tasks, 1))
+        phase = uniform(rng, self.phase, (n_tasks, 1))
+        x = uniform(rng, self.x_range, (n_tasks, self.n_samples))  # (T, rows)
         y = amplitude * np.sin(x - phase)
         if self.noise:
             y += self.noise * rng.standard_normal(y.shape, dtype=np.float32)
@@ -168,14 +168,14 @@ def make_sinusoids(
     return waves.sample(n_tasks, random_state)
 
 
-def _uniform(rng: Generator, bounds: Range, shape: tuple[int, int]) -> np.ndarray:
+def uniform(rng: Generator, bounds: Range, shape: tuple[int, int]) -> np.ndarray:
     """Draw uniformly in single precision, which is what the networks compute in."""
     low, high = bounds
     draw = rng.random(shape, dtype=np.float32)
     return np.float32(low) + np.float32(high - low) * draw
 
 
-def _check_range(name: str, bounds: Range) -> None:
+def check_range(name: str, bounds: Range) -> None:
     pair = np.asarray(bounds, dtype=float)
     if pair.shape != (2,) or not np.isfinite(pair).all() or pair[0] > pair[1]:
         raise ValueError(
@@ -184,6 +184,6 @@ def _check_range(name: str, bounds: Range) -> None:
         )
 
 
-def _check_count(name: str, count: int) -> None:
+def check_count(name: str, count: int) -> None:
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"{name} must be an int of at least 1, got {count!r}.")

@@ -10,6 +10,11 @@ from sklmeta.probabilistic.neural_process import (
     NeuralProcessClassifier,
     NeuralProcessRegressor,
 )
+from sklmeta.probabilistic.platipus import (
+    ProbabilisticMAML,
+    ProbabilisticMAMLClassifier,
+    ProbabilisticMAMLRegressor,
+)
 
 __all__ = [
     "InContext",
@@ -18,4 +23,7 @@ __all__ = [
     "NeuralProcess",
     "NeuralProcessClassifier",
     "NeuralProcessRegressor",
+    "ProbabilisticMAML",
+    "ProbabilisticMAMLClassifier",
+    "ProbabilisticMAMLRegressor",
 ]
