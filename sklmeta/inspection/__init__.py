@@ -4,15 +4,19 @@ matplotlib is needed for drawing only: ``pip install 'sklmeta[plot]'``.
 """
 
 from sklmeta.inspection.adaptation import AdaptationDisplay
+from sklmeta.inspection.coverage import IntervalCoverageDisplay
 from sklmeta.inspection.episode import EpisodeDisplay
 from sklmeta.inspection.parameters import ParameterCurveDisplay
+from sklmeta.inspection.reliability import ReliabilityDisplay
 from sklmeta.inspection.shots import ShotCurveDisplay
 from sklmeta.inspection.training import TrainingCurveDisplay
 
 __all__ = [
     "AdaptationDisplay",
     "EpisodeDisplay",
+    "IntervalCoverageDisplay",
     "ParameterCurveDisplay",
+    "ReliabilityDisplay",
     "ShotCurveDisplay",
     "TrainingCurveDisplay",
 ]

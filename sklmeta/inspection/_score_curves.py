@@ -13,9 +13,25 @@ from numpy.typing import NDArray
 from sklmeta.inspection._plotting import curve_names, dress, legend_above, new_axes
 from sklmeta.model_selection.comparison import compare
 
-__all__ = ["ScoreCurves", "are_numbers", "axis_values", "draw_curves", "judged"]
+__all__ = [
+    "ScoreCurves",
+    "are_numbers",
+    "axis_values",
+    "draw_band",
+    "draw_curves",
+    "judged",
+    "judged_by",
+]
 
-ACRONYMS = {"rmse": "RMSE", "mse": "MSE", "mae": "MAE", "nlpd": "NLPD", "r2": "R²"}
+ACRONYMS = {
+    "crps": "CRPS",
+    "ece": "ECE",
+    "mae": "MAE",
+    "mse": "MSE",
+    "nlpd": "NLPD",
+    "r2": "R²",
+    "rmse": "RMSE",
+}
 MOST_TICKS = 10  # that fit below an axis
 WIDE_RANGE = 10  # largest by smallest value from which an axis is logarithmic
 
@@ -48,9 +64,19 @@ def judged(
         raise TypeError(
             f"metric must be one metric, to draw one curve; got {metric!r}."
         )
+    return judged_by(metric, estimators, tasks, **protocol)[0]
+
+
+def judged_by(
+    metric: Any, estimators: Mapping[str, Any], tasks: Any, **protocol: Any
+) -> list[ScoreCurves]:
+    """Judge methods on the same episodes by one metric or several, adapting once."""
     summary = compare(estimators, tasks, metric=metric, **protocol).summary()
-    mean, low, high = (summary[name].to_numpy() for name in ("mean", "low", "high"))
-    return ScoreCurves(mean, low, high, str(summary["metric"].iloc[0]))
+    found = []
+    for name, own in summary.groupby("metric", sort=False):
+        mean, low, high = (own[end].to_numpy() for end in ("mean", "low", "high"))
+        found.append(ScoreCurves(mean, low, high, str(name)))
+    return found
 
 
 def draw_curves(
@@ -73,14 +99,14 @@ def draw_curves(
         (line,) = ax.plot(x, mean, **{"label": label, **style, **line_kw})
         band = {"color": line.get_color(), **(band_kw or {})}
         display.lines_.append(line)
-        display.bands_.append(_draw_band(ax, x, low, high, band, bars=bool(style)))
+        display.bands_.append(draw_band(ax, x, low, high, band, bars=bool(style)))
     ax.set(xlabel=xlabel, ylabel=_score_label(display))
     dress(ax)
     display.ax_, display.figure_ = ax, ax.figure
     display.legend_ = legend_above(ax)
 
 
-def _draw_band(
+def draw_band(
     ax: Any,
     x: NDArray[np.float64],
     low: NDArray[np.float64],
@@ -88,6 +114,7 @@ def _draw_band(
     kw: dict[str, Any],
     bars: bool,
 ) -> Any:
+    """Draw an interval at each x, as a band or as bars."""
     if bars:
         return ax.vlines(x, low, high, **kw)
     return ax.fill_between(x, low, high, **{"alpha": 0.2, "linewidth": 0, **kw})

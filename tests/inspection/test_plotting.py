@@ -9,12 +9,15 @@ import pytest
 from sklmeta.inspection import (
     AdaptationDisplay,
     EpisodeDisplay,
+    IntervalCoverageDisplay,
     ParameterCurveDisplay,
+    ReliabilityDisplay,
     ShotCurveDisplay,
     TrainingCurveDisplay,
 )
 
 BOUNDS = {"mean": np.ones((1, 2)), "low": np.zeros((1, 2)), "high": 2 * np.ones((1, 2))}
+ENDS = {name: BOUNDS[name] for name in ("low", "high")}
 LABELS = np.array([0, 1])
 
 
@@ -32,8 +35,17 @@ def all_displays():
             y_query=LABELS,
             y_pred=LABELS,
         ),
+        IntervalCoverageDisplay(levels=x, coverage=BOUNDS["mean"], names=["a"], **ENDS),
         ParameterCurveDisplay(
             param_name="p", param_range=[1, 2], names=["a"], **BOUNDS
+        ),
+        ReliabilityDisplay(
+            mean_confidence=BOUNDS["low"],
+            accuracy=BOUNDS["mean"],
+            n_rows=np.array([[1, 2]]),
+            ece=np.array([0.25]),
+            names=["a"],
+            **ENDS,
         ),
         ShotCurveDisplay(n_shots=np.array([1, 2]), names=["a"], **BOUNDS),
         TrainingCurveDisplay(
@@ -42,7 +54,7 @@ def all_displays():
     ]
 
 
-@pytest.fixture(params=range(5), ids=[type(one).__name__ for one in all_displays()])
+@pytest.fixture(params=range(7), ids=[type(one).__name__ for one in all_displays()])
 def display(request):
     return all_displays()[request.param]
 
