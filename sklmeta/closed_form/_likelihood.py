@@ -34,6 +34,7 @@ __all__ = [
     "Fit",
     "Likelihood",
     "TaskSums",
+    "fit_better",
     "fit_likelihood",
     "independent",
     "posterior",
@@ -113,6 +114,8 @@ class Fit:
         Minus twice the log-likelihood, restricted or not.
     degrees : int
         What the sum of squares was divided by.
+    n_parameters : int
+        Of the covariance.
     converged : bool
     """
 
@@ -121,6 +124,7 @@ class Fit:
     noise_variance: float
     deviance: float
     degrees: int
+    n_parameters: int
     converged: bool
 
 
@@ -213,6 +217,15 @@ def _solve_lower(root: Array, right: Array) -> Array:
     return torch.linalg.solve_triangular(left, known, upper=False).numpy()
 
 
+def fit_better(likelihood: Likelihood, *, tol: float) -> Fit:
+    """Return the fit of a diagonal or of a full covariance, by Akaike's criterion."""
+    fits = [
+        fit_likelihood(likelihood, diagonal=diagonal, tol=tol)
+        for diagonal in (True, False)
+    ]
+    return min(fits, key=lambda fit: fit.deviance + 2 * fit.n_parameters)
+
+
 def fit_likelihood(likelihood: Likelihood, *, diagonal: bool, tol: float) -> Fit:
     """Minimise the deviance: some EM steps, then L-BFGS.
 
@@ -224,14 +237,16 @@ def fit_likelihood(likelihood: Likelihood, *, diagonal: bool, tol: float) -> Fit
     free = np.eye(q, dtype=bool) if diagonal else np.tri(q, dtype=bool)
     factor, before, converged = _em_factor(likelihood, diagonal), np.inf, False
     for _ in range(STARTS):
+        # A gain as small is nothing beside the deviance's standard deviation.
         factor, found = _searched(likelihood, factor, free, tol * n_tasks)
         gain, before = before - found.fun, found.fun
         small = np.abs(found.jac).max(initial=0.0) <= tol * n_tasks
-        converged = bool(small or gain <= ROUNDING * max(1.0, abs(found.fun)))
+        converged = bool(small or gain <= max(tol * n_tasks, ROUNDING * abs(found.fun)))
         if converged:
             break
     deviance, beta, variance, _ = likelihood.profile(factor)
-    return Fit(beta, factor, variance, deviance, likelihood.degrees, converged)
+    degrees, n_parameters = likelihood.degrees, int(free.sum())
+    return Fit(beta, factor, variance, deviance, degrees, n_parameters, converged)
 
 
 def _searched(

@@ -53,6 +53,7 @@ from sklmeta.closed_form._likelihood import (
     Fit,
     Likelihood,
     TaskSums,
+    fit_better,
     fit_likelihood,
     posterior,
 )
@@ -79,11 +80,11 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         Whose coefficients differ between tasks: those of all features, none, or those
         of the features listed by name or position. The intercept always differs.
 
-    covariance : {"full", "diagonal"}, default="full"
+    covariance : {"auto", "full", "diagonal"}, default="auto"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
         coefficients of the scaled features (with `normalize_x`) are independent. It is
         also used, after a warning, where there are fewer tasks than random
-        coefficients.
+        coefficients. "auto" fits both and takes the better by Akaike's criterion.
 
     method : {"reml", "ml"}, default="reml"
         Restricted or ordinary maximum likelihood.
@@ -94,7 +95,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
 
     normalize_x : bool, default=True
         Scale features to mean 0 and standard deviation 1 over the meta-training tasks.
-        With a full covariance and no penalty, predictions do not depend on it.
+        With ``covariance="full"`` and no penalty, predictions do not depend on it.
 
     tol : float, default=1e-6
         When to stop: largest derivative of the deviance per task by relative changes of
@@ -193,7 +194,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         self,
         *,
         random_effects: Any = "all",
-        covariance: str = "full",
+        covariance: str = "auto",
         method: str = "reml",
         alpha: float = 0.0,
         normalize_x: bool = True,
@@ -217,7 +218,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
-        check_choice("covariance", self.covariance, ("full", "diagonal"))
+        check_choice("covariance", self.covariance, ("auto", "full", "diagonal"))
         check_choice("method", self.method, ("reml", "ml"))
         check_choice("normalize_x", self.normalize_x, (True, False))
         check_not_negative("alpha", self.alpha)
@@ -286,13 +287,17 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
         penalty = np.full(x.shape[1], float(self.alpha))
         penalty[0] = 0.0
-        diagonal = self._is_diagonal(len(tasks), len(design.effects))
+        covariance = self._usable_covariance(len(tasks), len(design.effects))
         fits, modes = [], []
         for output in range(y.shape[1]):
             sums = TaskSums.of_rows(x, y[:, output], rows.offsets, design.effects)
             likelihood = Likelihood(sums, self.method == "reml", penalty)
             self._refuse_no_freedom(likelihood)
-            fit = fit_likelihood(likelihood, diagonal=diagonal, tol=self.tol)
+            if covariance == "auto":
+                fit = fit_better(likelihood, tol=self.tol)
+            else:
+                diagonal = covariance == "diagonal"
+                fit = fit_likelihood(likelihood, diagonal=diagonal, tol=self.tol)
             fits.append(fit)
             gram = sums.cross[:, :, design.effects]
             moment = sums.cross @ np.append(-fit.beta, 1.0)
@@ -306,18 +311,18 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
             )
         return design, tuple(fits), np.stack(modes)
 
-    def _is_diagonal(self, n_tasks: int, n_effects: int) -> bool:
-        """Whether the covariance is diagonal; warn where it was not to be."""
-        if self.covariance == "full" and n_tasks < n_effects:
-            warnings.warn(
-                f"{n_tasks} tasks are fewer than the {n_effects} random coefficients, "
-                "whose covariance is taken as diagonal. Choose fewer random_effects, "
-                "or covariance='diagonal' to silence this warning.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return True
-        return self.covariance == "diagonal"
+    def _usable_covariance(self, n_tasks: int, n_effects: int) -> str:
+        """Return the kind of covariance; warn where tasks are too few for it."""
+        if self.covariance == "diagonal" or n_tasks >= n_effects:
+            return self.covariance
+        warnings.warn(
+            f"{n_tasks} tasks are fewer than the {n_effects} random coefficients, "
+            "whose covariance is taken as diagonal. Choose fewer random_effects, or "
+            "covariance='diagonal' to silence this warning.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return "diagonal"
 
     def _refuse_no_freedom(self, likelihood: Likelihood) -> None:
         sums = likelihood.sums
