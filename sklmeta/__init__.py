@@ -7,6 +7,9 @@ from sklmeta.baselines import (
     PooledRegressor,
 )
 from sklmeta.closed_form import (
+    BayesianLinearNetRegressor,
+    DeepKernelClassifier,
+    DeepKernelRegressor,
     HierarchicalLinearRegressor,
     RidgeNetClassifier,
     RidgeNetRegressor,
@@ -68,9 +71,12 @@ __version__ = "0.1.0"
 __all__ = [
     "ANILClassifier",
     "ANILRegressor",
+    "BayesianLinearNetRegressor",
     "CAVIAClassifier",
     "CAVIARegressor",
     "ClassPool",
+    "DeepKernelClassifier",
+    "DeepKernelRegressor",
     "FewShotClassifier",
     "FewShotRegressor",
     "HierarchicalLinearRegressor",

@@ -7,6 +7,7 @@ from sklmeta.datasets.gaussian_processes import (
     make_gaussian_process_tasks,
 )
 from sklmeta.datasets.leaves import fetch_leaves100
+from sklmeta.datasets.mixing import MixedTasks
 from sklmeta.datasets.omniglot import fetch_omniglot
 from sklmeta.datasets.omniglot_runs import fetch_omniglot_runs
 from sklmeta.datasets.parkinsons import fetch_parkinsons
@@ -17,6 +18,7 @@ from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 __all__ = [
     "AmbiguousAttributes",
     "GaussianProcessTasks",
+    "MixedTasks",
     "Sinusoids",
     "SinusoidsOrLines",
     "fetch_leaves100",
