@@ -6,12 +6,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklmeta import (
     MAMLRegressor,
     ProtoNetClassifier,
+    TaskSet,
     make_meta_pipeline,
 )
 from sklmeta.datasets import load_digits_pool, make_sinusoids
@@ -23,6 +25,55 @@ def make_small_net(input_shape):
     return nn.Sequential(
         nn.Flatten(), nn.Linear(int(np.prod(input_shape)), 32), nn.Tanh()
     )
+
+
+class StatedClassifier(ClassifierMixin, BaseEstimator):
+    """A meta-learner whose feature is the probability of class 1, more or less sure."""
+
+    def __init__(self, sharpness=1.0):
+        self.sharpness = sharpness
+
+    def fit(self, X=None, y=None):
+        self.fitted_ = True
+        return self
+
+    def adapt(self, X, y):
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X):
+        p = X[:, 0] ** self.sharpness
+        q = (1 - X[:, 0]) ** self.sharpness
+        return np.stack([q, p], 1) / (p + q)[:, None]
+
+    def predict(self, X):
+        return self.predict_proba(X).argmax(1)
+
+
+class StatedRegressor(RegressorMixin, BaseEstimator):
+    """A meta-learner whose feature is the mean, of a standard deviation of `std`."""
+
+    def __init__(self, std=1.0):
+        self.std = std
+
+    def fit(self, X=None, y=None):
+        self.fitted_ = True
+        return self
+
+    def adapt(self, X, y):
+        return self
+
+    def predict(self, X, return_std=False):
+        return (X[:, 0], np.full(len(X), self.std)) if return_std else X[:, 0]
+
+
+def stated_tasks(draw, n_tasks=60):
+    """Ragged tasks of one feature in (0, 1), and of what `draw` makes of it."""
+    rng, pairs = np.random.default_rng(0), []
+    for n in rng.integers(20, 61, n_tasks):
+        X = rng.uniform(size=(n, 1))
+        pairs.append((X, draw(rng, X[:, 0])))
+    return TaskSet(pairs)
 
 
 QUICK = {"backbone": make_small_net, "batch_size": 4, "random_state": 0}
@@ -73,6 +124,28 @@ def digits():
 def protonet():
     pool = load_digits_pool(classes=range(5))
     return ProtoNetClassifier(max_iter=10, n_way=3, **QUICK).fit(pool)
+
+
+@pytest.fixture(scope="session")
+def coins():
+    """Tasks whose labels have the probabilities that `stated_classifier` states."""
+    return stated_tasks(lambda rng, p: (rng.uniform(size=len(p)) < p).astype(int))
+
+
+@pytest.fixture(scope="session")
+def noise():
+    """Tasks whose targets have the deviations that `stated_regressor` states."""
+    return stated_tasks(lambda rng, mean: mean + rng.normal(size=len(mean)))
+
+
+@pytest.fixture(scope="session")
+def stated_classifier():
+    return lambda sharpness=1.0: StatedClassifier(sharpness).fit()
+
+
+@pytest.fixture(scope="session")
+def stated_regressor():
+    return lambda std=1.0: StatedRegressor(std).fit()
 
 
 @pytest.fixture
