@@ -13,6 +13,7 @@ with a Matern 5/2 kernel. Settings are those of the authors' code
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import pickle
 import time
@@ -92,7 +93,7 @@ def schedule(update: int, n_updates: int, n_warm: int) -> float:
 def make_meta(args: argparse.Namespace) -> Any:
     """Return the unfitted estimator."""
     kind, options = MODELS[args.model]
-    lr_lambda = [lambda n: schedule(n, args.updates, args.warm)]
+    rate = functools.partial(schedule, n_updates=args.updates, n_warm=args.warm)
     return kind(
         **options,
         n_query=None,
@@ -104,7 +105,7 @@ def make_meta(args: argparse.Namespace) -> Any:
         max_iter=args.updates,
         eval_every=max(args.updates // 50, 1),
         callbacks=[
-            ("lr", LRScheduler(LambdaLR, step_every="batch", lr_lambda=lr_lambda)),
+            ("lr", LRScheduler(LambdaLR, step_every="batch", lr_lambda=rate)),
         ],
         random_state=args.seed,
         verbose=args.verbose,
@@ -194,7 +195,6 @@ def main(argv: list[str] | None = None) -> None:
     seconds = time.process_time() - start
     print(f"{args.model}: {args.updates:,} meta-updates in {seconds:.0f} s", flush=True)
     if args.save:
-        meta.set_params(callbacks=None)
         args.save.write_bytes(pickle.dumps(meta))
     results = {}
     torch.manual_seed(args.seed)
