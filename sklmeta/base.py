@@ -420,6 +420,20 @@ class MetaProbabilisticRegressorMixin(MetaRegressorMixin):
         """Return the model of a task without support rows."""
         raise NotImplementedError
 
+    def _episode_moments(
+        self: Any,
+        X: Any,
+        y: NDArray[Any],
+        query_X: Any,
+        episodes: Sequence[RowEpisode],
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield targets and deviations, as `_predict_episodes` does targets."""
+        for episode in episodes:
+            with naming(episode):
+                support = take_rows(X, episode.support)
+                model = self._adapted_model(support, y[episode.support], None)
+                yield model.predict_std(take_rows(query_X, episode.query))
+
     def adapt(
         self: Any,
         X_support: ArrayLike | None = None,

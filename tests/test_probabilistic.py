@@ -9,7 +9,12 @@ from scipy.stats import norm
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from sklmeta import MAMLRegressor, TaskSet, make_meta_pipeline
+from sklmeta import (
+    HierarchicalLinearRegressor,
+    MAMLRegressor,
+    TaskSet,
+    make_meta_pipeline,
+)
 from sklmeta._probabilistic import (
     ProbabilisticMetaLearner,
     ProbabilisticRegressorMixin,
@@ -122,11 +127,14 @@ def test_several_outputs():
     assert model.sample_y(tasks[0].X, 6).shape == (30, 2, 6)
 
 
-@pytest.mark.parametrize("normalize_y", [False, True, "task"])
+@pytest.mark.parametrize("normalize_y", [False, True, "task", None])
 def test_episodes_together_have_the_deviations_of_one_by_one(normalize_y):
-    meta, new = fitted(normalize_y=normalize_y), level_tasks(6, seed=5)
+    if normalize_y is None:  # no torch learner
+        meta = HierarchicalLinearRegressor().fit(level_tasks(40))
+    else:
+        meta = fitted(normalize_y=normalize_y)
     protocol = EpisodeProtocol(n_shot=5, n_episodes=3, random_state=0)
-    drawn = protocol.draw(new, False)
+    drawn = protocol.draw(level_tasks(6, seed=5), False)
     found = list(episode_predictions(meta, drawn, "std"))
     for e, prediction in enumerate(found):
         support, query = drawn.support_rows(e), drawn.query_rows(e)

@@ -140,7 +140,10 @@ def _way_to_predict(
     if hasattr(meta, "_configured_learner"):
         return _all_at_once
     alike = not is_classifier(meta) or drawn.is_local == (label_kind(meta) == "local")
-    if hasattr(meta, "_predict_episodes") and response == "predict" and alike:
+    known = response == "predict" or (
+        response == "std" and hasattr(meta, "_episode_moments")
+    )
+    if hasattr(meta, "_predict_episodes") and known and alike:
         return _row_by_row
     return _one_by_one
 
@@ -326,13 +329,18 @@ def _row_by_row(
             RowEpisode(drawn.label(e), drawn.support_rows(e), drawn.query_rows(e))
             for e in block
         ]
+        if response == "std":
+            moments = own._episode_moments(X, y, X, episodes)
+            for e, (y_pred, std) in zip(block, moments, strict=True):
+                yield _of_rows(own, drawn, e, y_pred, std)
+            continue
         predictions = own._predict_episodes(X, y, X, episodes)
         for e, y_pred in zip(block, predictions, strict=True):
             yield _of_rows(own, drawn, e, y_pred)
 
 
 def _of_rows(
-    meta: Any, drawn: DrawnEpisodes, episode: int, y_pred: NDArray[Any]
+    meta: Any, drawn: DrawnEpisodes, episode: int, y_pred: NDArray[Any], std: Any = None
 ) -> EpisodePrediction:
     """Return the prediction of one episode, once it is one that can be scored."""
     y_true = drawn.y[drawn.query_rows(episode)]
@@ -342,7 +350,7 @@ def _of_rows(
             classes = drawn.classes_of(episode) if drawn.is_local else shared
             found = EpisodePrediction(y_true, np.asarray(y_pred), classes)
         else:
-            found = _numbers(y_true, y_pred)
+            found = _numbers(y_true, y_pred, std)
         _refuse_unusable(found, type(meta).__name__)
     except ValueError as error:
         raise renamed(error, drawn.label(episode)) from error
