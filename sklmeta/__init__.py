@@ -11,6 +11,7 @@ from sklmeta.closed_form import (
     DeepKernelClassifier,
     DeepKernelRegressor,
     HierarchicalLinearRegressor,
+    HierarchicalLogisticClassifier,
     RidgeNetClassifier,
     RidgeNetRegressor,
 )
@@ -51,6 +52,8 @@ from sklmeta.metric import (
 )
 from sklmeta.pipeline import MetaPipeline, TaskTransformer, make_meta_pipeline
 from sklmeta.probabilistic import (
+    ABMLClassifier,
+    ABMLRegressor,
     InContextClassifier,
     InContextRegressor,
     NeuralProcessClassifier,
@@ -69,6 +72,8 @@ from sklmeta.tasks import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABMLClassifier",
+    "ABMLRegressor",
     "ANILClassifier",
     "ANILRegressor",
     "BayesianLinearNetRegressor",
@@ -80,6 +85,7 @@ __all__ = [
     "FewShotClassifier",
     "FewShotRegressor",
     "HierarchicalLinearRegressor",
+    "HierarchicalLogisticClassifier",
     "ImplicitMAMLClassifier",
     "ImplicitMAMLRegressor",
     "InContextClassifier",

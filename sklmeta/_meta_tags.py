@@ -24,6 +24,9 @@ default=("local", "shared", "numbers")
         With which tasks the support rows change what is predicted: tasks with local
         labels, with shared labels, with numbers to predict. With the others,
         predictions must not depend on the support rows.
+    labels : tuple of {"local", "shared"}, default=("local", "shared")
+        Of a classifier: which labels it can be meta-trained on, those that mean
+        something only inside one task, or the same in all. It must refuse the others.
     any_number_of_ways : bool, default=True
         Whether, with local labels, a new task may have more ways than those of
         meta-training. If False, such a task must be refused.
@@ -51,6 +54,7 @@ default=("local", "shared", "numbers")
 
     learns_from_tasks: bool = True
     uses_support: tuple[str, ...] = ("local", "shared", "numbers")
+    labels: tuple[str, ...] = ("local", "shared")
     any_number_of_ways: bool = True
     episodic: bool = False
     gives_std: bool = False

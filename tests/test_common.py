@@ -10,6 +10,7 @@ from sklmeta import (
     CAVIAClassifier,
     CAVIARegressor,
     HierarchicalLinearRegressor,
+    HierarchicalLogisticClassifier,
     ImplicitMAMLClassifier,
     ImplicitMAMLRegressor,
     MAMLClassifier,
@@ -118,6 +119,7 @@ ESTIMATORS = [
     # Logistic regression would take long to tell 600 meta-training classes apart.
     PooledClassifier(LinearDiscriminantAnalysis()),
     HierarchicalLinearRegressor(),
+    HierarchicalLogisticClassifier(),
     PooledRegressor(),
     PerTaskClassifier(GaussianNB()),
     PerTaskRegressor(),

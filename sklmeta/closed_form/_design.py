@@ -106,9 +106,9 @@ class Design:
         return self.unscaled(full)[..., self.random]
 
     def unscaled_covariance(self, factor: Array) -> Array:
-        """Return L L' of raw features for a factor L (q, any)."""
-        factor = self.unscaled_effects(factor.T).T
-        return factor @ factor.T
+        """Return L L' of raw features for factors L (..., q, q)."""
+        factor = self.unscaled_effects(factor.swapaxes(-1, -2))
+        return factor.swapaxes(-1, -2) @ factor
 
     def effect_names(self, preparation: Preparation) -> list[Any]:
         """Return what random coefficients are called."""

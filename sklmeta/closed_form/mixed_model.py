@@ -30,23 +30,18 @@ Journal of Statistical Software 67(1), 2015, arXiv:1406.5823.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from numpy.typing import NDArray
 
-from sklmeta import _leakage
-from sklmeta._parameters import check_choice, check_not_negative, check_positive
-from sklmeta._preparation import Preparation, Settings
-from sklmeta._row_episodes import RowEpisode, scoring_spec
+from sklmeta._parameters import check_choice
+from sklmeta._preparation import Preparation
+from sklmeta._row_episodes import RowEpisode
 from sklmeta._schema import task_names
-from sklmeta._task_rows import representative
-from sklmeta.base import BaseMetaLearner, MetaProbabilisticRegressorMixin
+from sklmeta.base import MetaProbabilisticRegressorMixin
 from sklmeta.closed_form._coefficients import CoefficientPosterior, adapted
 from sklmeta.closed_form._design import Design, random_columns
 from sklmeta.closed_form._likelihood import (
@@ -57,7 +52,11 @@ from sklmeta.closed_form._likelihood import (
     fit_likelihood,
     posterior,
 )
-from sklmeta.tasks import ClassPool, TaskSet, as_tasks
+from sklmeta.closed_form._mixed_estimator import (
+    MixedModel,
+    with_mixed_model_parameters,
+)
+from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = ["HierarchicalLinearRegressor"]
 
@@ -66,7 +65,8 @@ Array = NDArray[np.float64]
 EPISODES_AT_ONCE = 1024
 
 
-class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearner):
+@with_mixed_model_parameters
+class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
     """Linear mixed model: linear regression whose coefficients differ between tasks.
 
     What tasks have in common, and how much they differ, is estimated from all of them
@@ -76,9 +76,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
 
     Parameters
     ----------
-    random_effects : {"all", "intercept"} or list of str or int, default="all"
-        Whose coefficients differ between tasks: those of all features, none, or those
-        of the features listed by name or position. The intercept always differs.
+    <mixed model parameters>
 
     covariance : {"auto", "full", "diagonal"}, default="auto"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
@@ -101,23 +99,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         When to stop: largest derivative of the deviance per task by relative changes of
         the covariance.
 
-    n_way : None
-        Not used: here for a common interface.
-
-    n_shot : int or (int, int), default=5
-        Support rows of the episodes of `score`.
-
-    support_order : {"random", "first"}, default="random"
-        "first" takes the first `n_shot` rows of a task as support and only later rows
-        as query, for data in time order.
-
-    small_tasks : {"shrink", "drop", "raise"}, default="shrink"
-        What `score` does with tasks that have no query row left after `n_shot` support
-        rows: use fewer support rows, leave the task out, or refuse.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of the sample of a TaskDistribution; an int also seeds the episodes of
-        `score`. The estimates involve no chance.
+    <parameters of score>
 
     Attributes
     ----------
@@ -143,14 +125,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         Conditional modes: by how much each meta-training task's coefficients differ
         from their means. With several targets, columns are pairs of output and effect.
 
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only if `X` had string column names.
-
-    adapted_ : few-shot estimator
-        What the last `adapt` returned; `predict` uses it.
+    <mixed model attributes>
 
     See Also
     --------
@@ -218,68 +193,12 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
-        check_choice("covariance", self.covariance, ("auto", "full", "diagonal"))
+        super()._check_parameters()
         check_choice("method", self.method, ("reml", "ml"))
-        check_choice("normalize_x", self.normalize_x, (True, False))
-        check_not_negative("alpha", self.alpha)
-        check_positive("tol", self.tol)
-
-    def fit(
-        self, X: Any, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
-    ) -> Self:
-        """Estimate what tasks have in common and how they differ.
-
-        Parameters
-        ----------
-        X : TaskSet, TaskDistribution, list of tasks, or array-like
-            Tasks in any form; rows of shape (n_samples, n_features) in long format. A
-            TaskDistribution is sampled once, 200 tasks.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets; long format only.
-        groups : array-like of shape (n_samples,), default=None
-            The task of each row; long format only.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If tasks or parameters are not usable; the message names the task.
-        """
-        self._check_parameters()
-        state = check_random_state(self.random_state)
-        tasks = representative(as_tasks(X, y, groups), state.randint(2**31 - 1))
-        settings = Settings(type(self).__name__, False, None, self.normalize_x)
-        preparation = Preparation.learn(settings, tasks)
-        scoring_spec(self, preparation)  # refuses wrong counts
-        self._refuse_too_few(tasks, preparation)
-        design, fits, modes = self._estimated(tasks, preparation)
-        self._keep_learned(preparation, _leakage.fingerprints(tasks))
-        self._design, self._fits = design, fits
-        self._describe(design, fits, modes, task_names(tasks))
-        return self
-
-    def _refuse_too_few(
-        self, tasks: TaskSet | ClassPool, preparation: Preparation
-    ) -> None:
-        name = type(self).__name__
-        if len(preparation.row_shape) > 1:
-            raise ValueError(
-                f"{name} takes rows of a table, got images of shape "
-                f"{preparation.row_shape}. Make features of them first."
-            )
-        if len(tasks) < 2:
-            raise ValueError(
-                f"{name} needs at least 2 tasks to see how they differ, got 1 task."
-            )
 
     def _estimated(
         self, tasks: TaskSet | ClassPool, preparation: Preparation
-    ) -> tuple[Design, tuple[Fit, ...], Array]:
-        """Return the columns, the estimates, and the modes (n_outputs, T, q)."""
+    ) -> dict[str, Any]:
         rows, names = tasks.rows(), task_names(tasks)
         X = preparation.task_rows(rows, names)
         wanted = random_columns(self.random_effects, preparation)
@@ -302,27 +221,9 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
             gram = sums.cross[:, :, design.effects]
             moment = sums.cross @ np.append(-fit.beta, 1.0)
             modes.append(posterior(fit, gram, moment)[0])
-        if not all(fit.converged for fit in fits):
-            warnings.warn(
-                f"{type(self).__name__} has not converged to tol={self.tol}. Raise "
-                "tol, or use covariance='diagonal' or fewer random_effects.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        return design, tuple(fits), np.stack(modes)
-
-    def _usable_covariance(self, n_tasks: int, n_effects: int) -> str:
-        """Return the kind of covariance; warn where tasks are too few for it."""
-        if self.covariance == "diagonal" or n_tasks >= n_effects:
-            return self.covariance
-        warnings.warn(
-            f"{n_tasks} tasks are fewer than the {n_effects} random coefficients, "
-            "whose covariance is taken as diagonal. Choose fewer random_effects, or "
-            "covariance='diagonal' to silence this warning.",
-            UserWarning,
-            stacklevel=4,
-        )
-        return "diagonal"
+        self._warn_unless(all(fit.converged for fit in fits))
+        described = self._described(design, fits, np.stack(modes), preparation, names)
+        return {"_design": design, "_fits": tuple(fits), **described}
 
     def _refuse_no_freedom(self, likelihood: Likelihood) -> None:
         sums = likelihood.sums
@@ -338,33 +239,42 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, BaseMetaLearn
                 "Use alpha > 0, fewer features, or more tasks."
             )
 
-    def _describe(
-        self, design: Design, fits: tuple[Fit, ...], modes: Array, names: list[Any]
-    ) -> None:
-        """Set the fitted attributes, in the units of features and targets."""
+    def _described(
+        self,
+        design: Design,
+        fits: Sequence[Fit],
+        modes: Array,
+        preparation: Preparation,
+        names: list[Any],
+    ) -> dict[str, Any]:
+        """Return the fitted attributes, in the units of features and targets.
+
+        `modes` are those of the meta-training tasks, (n_outputs, T, q).
+        """
         y_mean, y_scale = design.y_mean, design.y_scale
         beta = design.unscaled(np.stack([fit.beta for fit in fits])) * y_scale[:, None]
         noise = np.array([fit.noise_variance for fit in fits]) * y_scale**2
         unit = np.stack([design.unscaled_covariance(fit.factor) for fit in fits])
-        values = {
+        values: dict[str, Any] = {
             "intercept_": beta[:, 0] + y_mean,
             "coef_": beta[:, 1:],
             "covariance_": unit * noise[:, None, None],
             "noise_variance_": noise,
             "log_likelihood_": -0.5 * self._deviances(design, fits),
         }
-        for name, value in values.items():
-            setattr(self, name, value[0] if design.flat_y else value)
+        if design.flat_y:
+            values = {name: value[0] for name, value in values.items()}
         effects = design.unscaled_effects(modes) * y_scale[:, None, None]
-        columns: Any = design.effect_names(self._preparation)
+        columns: Any = design.effect_names(preparation)
         if not design.flat_y:
             outputs = range(len(fits))
             columns = pd.MultiIndex.from_product([outputs, columns])
         table = effects.transpose(1, 0, 2).reshape(len(names), -1)
         index = pd.Index(names, name="task", tupleize_cols=False)
-        self.random_effects_ = pd.DataFrame(table, index=index, columns=columns)
+        values["random_effects_"] = pd.DataFrame(table, index=index, columns=columns)
+        return values
 
-    def _deviances(self, design: Design, fits: tuple[Fit, ...]) -> Array:
+    def _deviances(self, design: Design, fits: Sequence[Fit]) -> Array:
         """Return deviances in the units of features and targets."""
         scaled = np.array([fit.deviance for fit in fits])
         degrees = np.array([fit.degrees for fit in fits])

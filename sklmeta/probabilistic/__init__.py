@@ -1,5 +1,6 @@
 """Probability-based meta-learners: priors and predictive distributions from tasks."""
 
+from sklmeta.probabilistic.abml import ABML, ABMLClassifier, ABMLRegressor
 from sklmeta.probabilistic.in_context import (
     InContext,
     InContextClassifier,
@@ -17,6 +18,9 @@ from sklmeta.probabilistic.platipus import (
 )
 
 __all__ = [
+    "ABML",
+    "ABMLClassifier",
+    "ABMLRegressor",
     "InContext",
     "InContextClassifier",
     "InContextRegressor",

@@ -214,9 +214,7 @@ class NeuralProcess(ContextLearner):
         return read.unflatten(0, (-1, n_questions))
 
     def predict_features(self, state: State, features: Tensor) -> Tensor:
-        """Return outputs for query rows, averaged over draws of the latent variable.
-
-        The draws are the same in every call.
+        """Return outputs for query rows, averaged over the latent variable's points.
 
         Parameters
         ----------
@@ -230,9 +228,7 @@ class NeuralProcess(ContextLearner):
         Tensor of shape (T, Q, N) or (T, Q, n_outputs)
             Logits, -inf for ways that a task does not have; or numbers.
         """
-        generator = torch.Generator().manual_seed(LATENT_SEED)
-        z = self.draw_latent(state, self.n_samples, generator)
-        decoded = self.decode(state, features, z)
+        decoded = self.decode(state, features, self.latent_points(state))
         if self.task_type == "classification":
             log_p = self.answers(decoded, state).log_softmax(-1)
             return self.logits(log_p.logsumexp(1) - math.log(log_p.shape[1]))
@@ -240,6 +236,20 @@ class NeuralProcess(ContextLearner):
         middle = mean.mean(1)
         spread = (mean - middle.unsqueeze(1)).square().mean(1)
         return self.outputs(middle, std.square().mean(1) + spread)
+
+    def latent_points(self, state: State) -> Tensor | None:
+        """Return what predictions are averaged over, (T, n_samples, H).
+
+        Draws that are the same in every call, each with its mirror image: the average
+        of whatever is linear in the latent variable is then exact.
+        """
+        if not self.latent:
+            return None
+        mean, std = state["mean"].unsqueeze(1), state["std"].unsqueeze(1)
+        generator = torch.Generator().manual_seed(LATENT_SEED)
+        half = (self.n_samples + 1) // 2, mean.shape[2]
+        noise = standard_normal(half, generator, mean)
+        return mean + std * torch.cat([noise, -noise])[: self.n_samples]
 
     def draw_latent(
         self, state: State, n_samples: int, generator: torch.Generator

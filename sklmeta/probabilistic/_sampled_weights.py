@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class SampledWeights(PredictsDensity, GradientLearner):
 
     log_noise: nn.Parameter | None
     training_noise: Tensor
+    n_noise_sets: ClassVar[int] = 1  # draws of the noise of a network
     adaptation_options: tuple[str, ...] = ("inner_lr", "inner_steps", "n_samples")
 
     def __init__(
@@ -118,7 +119,7 @@ class SampledWeights(PredictsDensity, GradientLearner):
         n_weights = sum(shape.numel() for shape in self.shapes.values())
         self.noise_tasks = noise_tasks
         # Made when meta-training asks for it, and left behind by copies and pickles.
-        noise = torch.empty(0, n_train_samples, n_weights)
+        noise = torch.empty(0, self.n_noise_sets * n_train_samples, n_weights)
         self.register_buffer("training_noise", noise, persistent=False)
         self._progress = Progress()
 
@@ -166,7 +167,8 @@ class SampledWeights(PredictsDensity, GradientLearner):
 
     def noise_of_draws(self, like: Tensor) -> Tensor:
         """Return the noise of adaptation, every task's, (1, K, n_weights)."""
-        shape = 1, self.n_samples, self.training_noise.shape[2]
+        n_draws = self.n_noise_sets * self.n_samples
+        shape = 1, n_draws, self.training_noise.shape[2]
         generator = torch.Generator().manual_seed(self.seed)
         return standard_normal(shape, generator, like)
 

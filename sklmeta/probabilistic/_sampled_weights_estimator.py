@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar, Unpack
+from inspect import signature
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -17,14 +18,12 @@ from sklmeta._parameters import (
 from sklmeta._probabilistic import ProbabilisticMetaLearner
 from sklmeta.gradient._estimator import (
     GradientMetaLearner,
-    GradientParameters,
     with_gradient_parameters,
 )
 from sklmeta.probabilistic._sampled_weights import SampledWeights
 
 __all__ = [
     "SampledWeightsMetaLearner",
-    "SampledWeightsParameters",
     "with_sampling_parameters",
 ]
 
@@ -32,7 +31,7 @@ SAMPLING_PARAMETERS = """\
 n_samples : int, default=20
     Networks of a task, when adapting; change it after `fit` for more or fewer.
 
-n_train_samples : int, default=1
+n_train_samples : int, default={n_train_samples}
     Networks of a task in a meta-update: more make its gradient less noisy.
 
 kl_weight : float, default=1.0
@@ -61,16 +60,12 @@ def with_sampling_parameters(cls: Class) -> Class:
 
     Like `with_gradient_parameters`, in place of the line ``<sampling parameters>`` too.
     """
-    texts = {"<sampling parameters>": SAMPLING_PARAMETERS}
+    default = signature(cls).parameters["n_train_samples"].default
+    sampling = SAMPLING_PARAMETERS.replace("{n_train_samples}", str(default))
+    texts = {"<sampling parameters>": sampling}
     if getattr(cls, "_classifies", True):
         texts["<gradient parameters>"] = f"{HEAD}\n    <network parameters>"
     return with_gradient_parameters(filled_in(cls, texts))
-
-
-class SampledWeightsParameters(GradientParameters, total=False):
-    """What `SampledWeightsMetaLearner` takes, for subclasses that pass it on."""
-
-    calibrate: Any
 
 
 class SampledWeightsMetaLearner(GradientMetaLearner, ProbabilisticMetaLearner):
@@ -96,9 +91,9 @@ class SampledWeightsMetaLearner(GradientMetaLearner, ProbabilisticMetaLearner):
         kl_weight: float = 1.0,
         initial_std: float = 0.05,
         first_order: bool = False,
-        **common: Unpack[SampledWeightsParameters],
+        **common: Any,
     ) -> None:
-        super().__init__(backbone, **common)  # type: ignore[misc]
+        super().__init__(backbone, **common)
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.n_samples = n_samples

@@ -35,6 +35,7 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sklmeta._parameters import (
     check_integer,
@@ -44,8 +45,9 @@ from sklmeta._parameters import (
 )
 from sklmeta._probabilistic import ProbabilisticRegressorMixin
 from sklmeta.base import MetaClassifierMixin
-from sklmeta.engine.batches import Rows
+from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State
+from sklmeta.engine.losses import gaussian_nll
 from sklmeta.probabilistic._attention import AttentionBlock, Memory
 from sklmeta.probabilistic._context_estimator import (
     CONTEXT_PARAMETERS,
@@ -180,6 +182,40 @@ class InContext(ContextLearner):
             memory = Memory(keys.flatten(0, 1), values.flatten(0, 1))
             rows = layer(rows, memory, mask)
         return self._read_out(rows.unflatten(0, (-1, n_questions)), state)
+
+    def training_loss(self, episodes: Episodes) -> Tensor:
+        """Return the negative log density of query rows, (T,), by equation (1).
+
+        Support and query rows go through each layer together.
+
+        Parameters
+        ----------
+        episodes : Episodes
+            Of T tasks.
+
+        Returns
+        -------
+        Tensor of shape (T,)
+        """
+        support, query = episodes.support, episodes.query
+        n_support = support.x.shape[1]
+        features = self.embed(torch.cat([support.x, query.x], 1))
+        told = self.told(support, features)
+        n_questions = told.shape[1]
+        told = F.pad(told, (0, 0, 0, query.x.shape[1])).flatten(0, 1)
+        mask = self._mask(support.mask, n_questions)
+        rows = self._embedded(folded(features, n_questions), told)
+        *layers, last = self._layers()
+        for layer in layers:
+            context = rows[:, :n_support]
+            rows = layer(rows, layer.memory(context, context), mask)
+        context, asking = rows[:, :n_support], rows[:, n_support:]
+        asking = last(asking, last.memory(context, context), mask)
+        decoded = self.head(asking.unflatten(0, (-1, n_questions)))
+        if self.task_type == "classification":
+            return self.loss(self.answers(decoded, self.ways(support)), query)
+        mean, std = self.moments(decoded.squeeze(1))
+        return gaussian_nll(mean, std.square(), query.y, query.mask)
 
     def _embedded(self, features: Tensor, told: Tensor) -> Tensor:
         return self.tokens(torch.cat([features, told], -1))

@@ -304,8 +304,8 @@ class ProbabilisticMAMLClassifier(MetaClassifierMixin, _ProbabilisticMAMLEstimat
     >>> meta = ProbabilisticMAMLClassifier(n_shot=1, max_iter=3, random_state=0)
     >>> new = pool[5:]
     >>> model = meta.fit(pool[:5]).adapt(new.X[:40], new.y[:40])
-    >>> model.predict_proba(new.X[40:45]).shape
-    (5, 5)
+    >>> model.predict(new.X[40:45]).shape
+    (5,)
     """
 
 

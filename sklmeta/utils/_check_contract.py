@@ -134,6 +134,21 @@ def check_refuses_class_pool(name: str, meta: Any, problem: Problem) -> None:
         problem.quick(meta).fit(pool)
 
 
+def check_refuses_labels(name: str, meta: Any, problem: Problem) -> None:
+    """Check that labels of a kind that a classifier does not take are refused."""
+    given: list[TaskSet | ClassPool] = [problem.tasks()]
+    if problem.kind == "local":
+        given.append(problem.class_pool())
+    for tasks in given:
+        with must_raise(
+            ValueError,
+            f"{name} does not take {problem.kind} labels by its tags, and has to "
+            "refuse them",
+            problem.kind,
+        ):
+            problem.quick(meta).fit(tasks)
+
+
 def check_task_distribution(name: str, meta: Any, problem: Problem) -> None:
     """Check that fresh tasks of a distribution are trained on and scored."""
     first, second = (problem.quick(meta).fit(problem) for _ in range(2))

@@ -135,6 +135,10 @@ def yield_meta_checks(estimator: Any) -> Iterator[tuple[Any, Callable[[Any], Non
     for kind in kinds:
         problem = Problem(kind)
         tags = estimator.__sklmeta_tags__()
+        if kind != "numbers" and kind not in tags.labels:
+            refusal = contract.check_refuses_labels
+            yield estimator, partial(refusal, name, problem=problem)
+            continue
         for check in (*_ALL, *_by_tags(tags, kind), *_OF_KIND[kind]):
             yield estimator, partial(check, name, problem=problem)
 

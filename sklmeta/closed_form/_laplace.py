@@ -1,0 +1,261 @@
+r"""Logistic regression with random coefficients: Laplace's approximation.
+
+Of class :math:`c`, a row of task :math:`t` has the logit
+:math:`x^\top\beta_c + z^\top\Lambda_c u_{tc}` with :math:`u_{tc} \sim N(0, I)`; two
+classes share one logit. With :math:`h_t(u) = -\log p(y_t \mid u) + u^\top u / 2`, its
+minimum :math:`\hat u_t` and its Hessian :math:`H_t` there, minus the logarithm of the
+marginal likelihood is about
+
+.. math:: \sum_t h_t(\hat u_t) + \tfrac12 \log \lvert H_t \rvert,
+
+and the posterior of :math:`u_t` about :math:`N(\hat u_t, H_t^{-1})`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+__all__ = ["Block", "LogisticFit", "blocks_of", "fit_laplace", "laplace_posterior"]
+
+NEWTON_STEPS = 100
+NEWTON_TOLERANCE = 1e-10
+HALVINGS = 20
+# Of the largest tensor of a block of tasks: 32 MB.
+BLOCK_ENTRIES = 2**22
+START_FACTOR = 0.5
+ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """Estimates of a logistic mixed model.
+
+    Attributes
+    ----------
+    beta : Tensor of shape (C, p)
+        Fixed effects, of one logit for two classes.
+    factor : Tensor of shape (C, q, q)
+    deviance : float
+        Minus twice the approximate marginal log-likelihood, and the ridge penalty.
+    n_parameters : int
+        Of the covariance.
+    converged : bool
+    """
+
+    beta: Tensor
+    factor: Tensor
+    deviance: float
+    n_parameters: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of some tasks, padded.
+
+    Attributes
+    ----------
+    x : Tensor of shape (T, S, p)
+    z : Tensor of shape (T, S, q)
+    y : Tensor of shape (T, S)
+    mask : Tensor of shape (T, S)
+        1 for rows, 0 for padding.
+    """
+
+    x: Tensor
+    z: Tensor
+    y: Tensor
+    mask: Tensor
+
+    def nll(self, beta: Tensor, factor: Tensor, u: Tensor) -> Tensor:
+        """Return minus the log-likelihood (T,) given random coefficients (T, C, q)."""
+        log_p = _log_probabilities(self.logits(beta, factor, u))
+        own = log_p.gather(-1, self.y.unsqueeze(-1)).squeeze(-1)
+        return -(own * self.mask).sum(1)
+
+    def logits(self, beta: Tensor, factor: Tensor, u: Tensor) -> Tensor:
+        """Return logits (T, S, C)."""
+        effects = torch.einsum("cij,tcj->tci", factor, u)
+        return self.x @ beta.mT + self.z @ effects.mT
+
+    def derivatives(
+        self, beta: Tensor, factor: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return gradient (T, Cq) and Hessian (T, Cq, Cq) of h by u."""
+        n_tasks, n_sets, q = u.shape
+        p = _log_probabilities(self.logits(beta, factor, u)).exp()
+        own = torch.nn.functional.one_hot(self.y, p.shape[-1]).to(p.dtype)
+        p, own = p[..., -n_sets:], own[..., -n_sets:]  # of two, the second
+        rows = torch.einsum("tsi,cij->tscj", self.z, factor)  # L'z, (T, S, C, q)
+        real = self.mask.unsqueeze(-1)
+        gradient = torch.einsum("tsc,tscj->tcj", (p - own) * real, rows) + u
+        weighted = rows * (p * real).unsqueeze(-1)
+        within = torch.einsum("tsci,tscj->tcij", weighted, rows)
+        hessian = torch.zeros(n_tasks, n_sets, q, n_sets, q, dtype=u.dtype)
+        hessian = hessian.diagonal_scatter(within.permute(0, 2, 3, 1), 0, 1, 3)
+        return gradient.flatten(1), self._full(hessian, weighted)
+
+    def _full(self, diagonal: Tensor, weighted: Tensor) -> Tensor:
+        n_tasks, n_sets, q = diagonal.shape[:3]
+        flat = weighted.flatten(2)
+        size = n_sets * q
+        full = diagonal.reshape(n_tasks, size, size) - flat.mT @ flat
+        return full + torch.eye(size, dtype=full.dtype)
+
+    def modes(self, beta: Tensor, factor: Tensor, start: Tensor) -> Tensor:
+        """Return the minima of h (T, C, q), by Newton's method with halved steps."""
+
+        def height(u: Tensor) -> Tensor:
+            return self.nll(beta, factor, u) + u.square().sum((1, 2)) / 2
+
+        u, now = start, height(start)
+        for _ in range(NEWTON_STEPS):
+            gradient, hessian = self.derivatives(beta, factor, u)
+            step = _solved(hessian, gradient).view_as(u)
+            scale = torch.ones_like(now)
+            for _ in range(HALVINGS):
+                trial = u - scale[:, None, None] * step
+                then = height(trial)
+                worse = then > now + 1e-12 * now.abs()
+                if not worse.any():
+                    break
+                scale = torch.where(worse, scale / 2, scale)
+            u, now = trial, then
+            if step.abs().max() < NEWTON_TOLERANCE:
+                break
+        return u
+
+    def objective(self, beta: Tensor, factor: Tensor, modes: Tensor) -> Tensor:
+        """Return Laplace's approximation, summed, that can be differentiated.
+
+        One more Newton step from the minimum moves by nothing, and its derivative is
+        the minimum's.
+        """
+        with torch.no_grad():
+            _, hessian = self.derivatives(beta, factor, modes)
+        gradient, _ = self.derivatives(beta, factor, modes)
+        u = modes - _solved(hessian, gradient).view_as(modes)
+        _, hessian = self.derivatives(beta, factor, u)
+        half_logdet = torch.linalg.cholesky(hessian).diagonal(dim1=1, dim2=2).log()
+        height = self.nll(beta, factor, u) + u.square().sum((1, 2)) / 2
+        return height.sum() + half_logdet.sum()
+
+
+def blocks_of(
+    rows: NDArray[np.float64],
+    y: NDArray[np.int64],
+    effects: NDArray[np.int64],
+    supports: Sequence[NDArray[np.int64]],
+    n_sets: int,
+) -> Iterator[tuple[NDArray[np.int64], Block]]:
+    """Yield tasks, of similar sizes, in blocks that fit into memory, padded."""
+    sizes = np.array([len(support) for support in supports])
+    order = np.argsort(sizes, kind="stable")
+    width = n_sets * len(effects)
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (
+            (stop + 1 - start) * max(sizes[order[stop]], width) * width <= BLOCK_ENTRIES
+        ):
+            stop += 1
+        tasks = order[start:stop]
+        yield tasks, _padded(rows, y, effects, [supports[t] for t in tasks])
+        start = stop
+
+
+def _padded(
+    rows: NDArray[np.float64],
+    y: NDArray[np.int64],
+    effects: NDArray[np.int64],
+    supports: Sequence[NDArray[np.int64]],
+) -> Block:
+    longest = max(1, *(len(support) for support in supports))
+    index = np.zeros((len(supports), longest), dtype=np.int64)
+    mask = np.zeros(index.shape)
+    for t, support in enumerate(supports):
+        index[t, : len(support)], mask[t, : len(support)] = support, 1.0
+    x = rows[index] * mask[..., None]
+    parts = (x, x[..., effects], y[index], mask)
+    return Block(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def fit_laplace(
+    blocks: Sequence[Block],
+    n_sets: int,
+    penalty: Tensor,
+    *,
+    diagonal: bool,
+    tol: float,
+) -> LogisticFit:
+    """Maximise the approximate marginal likelihood by L-BFGS."""
+    p, q = blocks[0].x.shape[2], blocks[0].z.shape[2]
+    free = torch.eye(q).bool() if diagonal else torch.ones(q, q).tril().bool()
+    n_rows = float(sum(block.mask.sum() for block in blocks))
+    modes = [torch.zeros(len(b.x), n_sets, q, dtype=torch.float64) for b in blocks]
+
+    def unpacked(values: Tensor) -> tuple[Tensor, Tensor]:
+        beta = values[: n_sets * p].view(n_sets, p)
+        factor = torch.zeros(n_sets, q, q, dtype=values.dtype)
+        factor[:, free] = values[n_sets * p :].view(n_sets, -1)
+        return beta, factor
+
+    def loss(values: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        leaf = torch.from_numpy(values.copy()).requires_grad_()
+        beta, factor = unpacked(leaf)
+        total = (penalty * beta.square()).sum() / 2
+        for i, block in enumerate(blocks):
+            with torch.no_grad():
+                modes[i] = block.modes(beta, factor, modes[i])
+            total = total + block.objective(beta, factor, modes[i])
+        (gradient,) = torch.autograd.grad(total / n_rows, leaf)
+        return float(total.detach()) / n_rows, gradient.numpy()
+
+    first = START_FACTOR * torch.eye(q, dtype=torch.float64)[free]
+    start = torch.cat([torch.zeros(n_sets * p).double(), first.repeat(n_sets)])
+    options = {"maxiter": ITERATIONS, "ftol": 1e-10, "gtol": tol, "maxcor": 20}
+    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    beta, factor = unpacked(torch.from_numpy(found.x))
+    n_parameters = n_sets * int(free.sum())
+    deviance = 2 * n_rows * float(found.fun)
+    return LogisticFit(beta, factor, deviance, n_parameters, found.status != 1)
+
+
+def laplace_posterior(block: Block, fit: LogisticFit) -> tuple[Tensor, Tensor]:
+    """Return the posterior of random coefficients given a block's rows.
+
+    Returns
+    -------
+    mean : Tensor of shape (T, C, q)
+    half : Tensor of shape (T, C, q, Cq)
+        Their covariance is the product of `half` with itself.
+    """
+    n_sets, q = fit.factor.shape[:2]
+    start = torch.zeros(len(block.x), n_sets, q, dtype=torch.float64)
+    modes = block.modes(fit.beta, fit.factor, start)
+    _, hessian = block.derivatives(fit.beta, fit.factor, modes)
+    root = torch.linalg.cholesky(hessian)
+    unit = torch.eye(n_sets * q, dtype=root.dtype)
+    inverse = torch.linalg.solve_triangular(root, unit, upper=False).mT  # R^-T
+    half = torch.einsum("cij,tcjk->tcik", fit.factor, inverse.unflatten(1, (n_sets, q)))
+    return torch.einsum("cij,tcj->tci", fit.factor, modes), half
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Return log-probabilities (..., K); one logit is that of the second of two."""
+    if logits.shape[-1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], -1)
+    return logits.log_softmax(-1)
+
+
+def _solved(hessian: Tensor, gradient: Tensor) -> Tensor:
+    root = torch.linalg.cholesky(hessian)
+    return torch.cholesky_solve(gradient.unsqueeze(-1), root).squeeze(-1)
