@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,8 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
     torch.Size([1, 4, 1])
     """
 
+    kernel: Any
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -95,7 +98,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
     @property
     def noise(self) -> Tensor:
         """Return the variance of the noise, in double precision where there is one."""
-        return SMALLEST_NOISE + precise(self.log_noise).exp()
+        return precise(self.log_noise).exp() + SMALLEST_NOISE
 
     def adapt_features(self, features: Tensor, support: Rows) -> State:
         """Return the Gaussian process of each task, given its support rows.
@@ -123,7 +126,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
         if self.task_type == "classification":
             y, present, state["level"] = self._codes(support, z.dtype)
             none = ~support.mask.any(1, keepdim=True)  # then all ways are as likely
-            state["ways"] = present | (none & self._ways(support))
+            state["ways"] = present | (none & self._possible(support))
         else:
             y = (support.y.to(z.dtype) - self._prior(means, z)) * real
         return {**state, "weights": torch.cholesky_solve(y, factor)}
@@ -258,7 +261,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
         counts = rows.mask.unsqueeze(-1) & present.unsqueeze(1)
         return torch.where(counts, 2 * members - 1 - level, 0.0), present, level
 
-    def _ways(self, rows: Rows) -> Tensor:
+    def _possible(self, rows: Rows) -> Tensor:
         """Return which ways a task can have, (T, N)."""
         n_ways = self._n_ways(rows)
         if rows.n_way is None:

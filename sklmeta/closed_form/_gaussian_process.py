@@ -92,7 +92,7 @@ def log_density(
     """
     white = torch.linalg.solve_triangular(factor, y, upper=False)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # half of it
-    n_rows = mask.sum(-1)
+    n_rows = mask.sum(-1).to(y.dtype)
     n_targets = y.shape[-1] if n_outputs is None else n_outputs.clamp(min=1)
     quadratic = 0.5 * white.square().sum((1, 2)) / n_targets
     total = quadratic + log_det + 0.5 * math.log(2 * math.pi) * n_rows

@@ -186,19 +186,17 @@ class SpectralMixture(Kernel):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return covariances (T, S, Q)."""
-        weights = self.log_weights.to(a.dtype).exp()
-        parts = zip(self.frequencies, self.log_bandwidths, weights, strict=True)
-        return sum(w * self._part(a, b, mu, log_sd) for mu, log_sd, w in parts)
+        turns = 2 * math.pi * self.frequencies.to(a.dtype)  # (M, D)
+        phases = [(z @ turns.mT).mT for z in (a, b)]  # (T, M, S)
+        phase = phases[0].unsqueeze(-1) - phases[1].unsqueeze(-2)  # (T, M, S, Q)
+        widths = 2 * math.pi * self.log_bandwidths.to(a.dtype).exp().unsqueeze(1)
+        r = _distances(a.unsqueeze(1) * widths, b.unsqueeze(1) * widths)
+        parts = (-0.5 * r.square()).exp() * phase.cos()
+        return torch.einsum("m,tmsq->tsq", self.log_weights.to(a.dtype).exp(), parts)
 
     def diagonal(self, a: Tensor) -> Tensor:
         """Return the variances (T, S)."""
         return self.log_weights.to(a.dtype).exp().sum().expand(a.shape[:2])
-
-    def _part(self, a: Tensor, b: Tensor, mu: Tensor, log_sd: Tensor) -> Tensor:
-        turn = 2 * math.pi * mu.to(a.dtype)
-        phase = (a @ turn).unsqueeze(-1) - (b @ turn).unsqueeze(-2)  # (T, S, Q)
-        width = 2 * math.pi * log_sd.to(a.dtype).exp()
-        return (-0.5 * _distances(a * width, b * width).square()).exp() * phase.cos()
 
 
 KERNELS: dict[str, type[ScaledKernel]] = {

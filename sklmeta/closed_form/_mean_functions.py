@@ -171,6 +171,7 @@ class MeanPreparation(Preparation):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one row: its features, then the means of its targets."""
         (n_features,) = super().input_shape
+        assert self.n_outputs is not None
         return (n_features + self.n_outputs,)
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -194,8 +195,8 @@ class MeanPreparation(Preparation):
         means = self.mean.predict(X, names)
         if self.y_mean is not None and self.y_scale is not None:
             means = (means - self.y_mean) / self.y_scale
-        means = _checks.to_float32(means, "predictions of mean")
-        return np.concatenate([super().features(X), means], axis=1)
+        columns = _checks.to_float32(means, "predictions of mean")
+        return np.concatenate([super().features(X), columns], axis=1)
 
 
 def _of_rows(names: Sequence[Hashable], sizes: NDArray[Any]) -> list[Hashable]:

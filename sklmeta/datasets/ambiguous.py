@@ -80,7 +80,7 @@ class SinusoidsOrLines(TaskDistribution):
     --------
     >>> from sklmeta.datasets import SinusoidsOrLines
     >>> tasks = SinusoidsOrLines(support_range=(-1, 1)).sample(3, random_state=0)
-    >>> len(tasks), tasks[0].X.shape, tasks[0].y.shape, tasks[0].support.sum()
+    >>> len(tasks), tasks[0].X.shape, tasks[0].y.shape, int(tasks[0].support.sum())
     (3, (20, 1), (20,), 5)
     """
 

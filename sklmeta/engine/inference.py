@@ -112,7 +112,9 @@ def _in_double(learner: Learner) -> Learner:
             _doubles[learner.weights_id] = version, double
     names = (*learner.adaptation_options, *learner.view_options)
     options = {name: getattr(learner, name) for name in names}
-    return double.with_options(**options)
+    view = double.with_options(**options)
+    view.budget = learner.budget
+    return view
 
 
 def _version(learner: Learner) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from sklmeta.model_selection._judging import classifies
 
 __all__ = ["draw_calibration", "fitted_of_kind"]
 
-IDEAL = "calibrated"
+IDEAL = "ideal"
 
 
 def fitted_of_kind(
