@@ -57,7 +57,7 @@ def test_what_is_drawn_is_what_was_computed(stated_regressor, noise, texts):
         np.testing.assert_array_equal(y, display.coverage[i])
         corners = display.bands_[i].get_paths()[0].vertices
         assert set(corners[:, 1]) == {*display.low[i], *display.high[i]}
-    assert texts(display.legend_) == ["a", "b", "calibrated"]
+    assert texts(display.legend_) == ["a", "b", "ideal"]
     assert ax.get_xlabel() == "Level of intervals"
     assert ax.get_ylabel() == "Share of targets inside, 95 % interval over tasks"
     assert ax.get_xlim() == ax.get_ylim() == (0, 1)
@@ -71,7 +71,7 @@ def test_displays_share_axes_and_a_diagonal(stated_regressor, noise, texts):
     )
     assert first.diagonal_ is second.diagonal_
     assert first.lines_[0].get_color() != second.lines_[0].get_color()
-    assert texts(second.legend_) == ["StatedRegressor", "calibrated", "other"]
+    assert texts(second.legend_) == ["StatedRegressor", "ideal", "other"]
 
 
 def test_intervals_of_one_task_are_not_drawn(stated_regressor, noise):

@@ -135,7 +135,7 @@ def test_what_is_drawn_is_what_was_computed(stated_classifier, coins, texts):
     assert texts(display.legend_) == [
         f"a (ECE {a:.3f})",
         f"b (ECE {b:.3f})",
-        "calibrated",
+        "ideal",
     ]
     assert ax.get_xlabel() == "Confidence in the most probable label"
     assert ax.get_ylabel() == "Accuracy, 95 % interval over tasks"
@@ -151,7 +151,7 @@ def test_displays_share_axes_and_a_diagonal(stated_classifier, coins, texts):
     assert first.diagonal_ is second.diagonal_
     assert first.lines_[0].get_color() != second.lines_[0].get_color()
     names = [text.split(" (")[0] for text in texts(second.legend_)]
-    assert names == ["StatedClassifier", "calibrated", "other"]
+    assert names == ["StatedClassifier", "ideal", "other"]
 
 
 def test_a_display_can_be_drawn_again(stated_classifier, coins, pyplot, texts):

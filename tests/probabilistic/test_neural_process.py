@@ -130,6 +130,17 @@ def test_predictions_are_the_same_in_every_call():
     assert torch.equal(learner.predict(state, x), learner.predict(state, x))
 
 
+def test_predictions_are_averaged_over_mirrored_points():
+    state = make().adapt(make_rows(S, 0))
+    for n_samples in (1, 6, 7):
+        z = make(n_samples=n_samples).latent_points(state)
+        assert z.shape == (T, n_samples, 8)
+    even = make(n_samples=6).latent_points(state)
+    torch.testing.assert_close(even.mean(1), state["mean"])
+    spread = make(n_samples=4000).latent_points(state).std(1)
+    torch.testing.assert_close(spread, state["std"], rtol=0.05, atol=0)
+
+
 def test_draws_without_noise_are_functions():
     x = make_rows(Q, 1).x
     for latent, spread in [(True, True), (False, False)]:
@@ -159,7 +170,7 @@ def test_probabilities_are_averaged_over_draws():
     labels = torch.arange(S).expand(T, -1) % 2
     n_way = torch.full((T,), 2)
     state = learner.adapt(Rows(x, labels, torch.ones(T, S, dtype=torch.bool), n_way))
-    z = learner.draw_latent(state, 5, generator(0))
+    z = learner.latent_points(state)
     logits = learner.answers(learner.decode(state, x, z), state)
     assert logits.shape == (T, 5, S, 2)
     found = learner.predict(state, x).softmax(-1)
@@ -204,7 +215,7 @@ def trained(**options):
 
 @pytest.fixture(scope="module")
 def latent():
-    return trained(latent=True, n_train_samples=8, max_iter=2000)
+    return trained(latent=True, n_train_samples=8, max_iter=1500)
 
 
 @pytest.fixture(scope="module")
