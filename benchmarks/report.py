@@ -19,12 +19,14 @@ from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _leaves_section import leaves
 from _markdown import Record, bullets, interval, origin, table, where
+from _neural_processes_section import neural_processes
 from _omniglot_section import omniglot
 from _one_shot_section import one_shot
 from _presentation_section import presentation
 from _report import RESULTS
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
+from _sinusoid_deep_kernel_section import sinusoid_deep_kernel
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
 from _speed_section import maml_speed, speed_convolution, speed_sinusoid
 from _which_one_section import which_one
@@ -161,6 +163,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "one_shot_challenge": one_shot,
     "sinusoid_meta_sgd": sinusoid_meta_sgd,
     "sinusoid_cavia": sinusoid_cavia,
+    "sinusoid_deep_kernel": sinusoid_deep_kernel,
     "speed_sinusoid": speed_sinusoid,
     "speed_convolution": speed_convolution,
     "maml_speed": maml_speed,
@@ -211,11 +214,15 @@ def render(folder: Path = RESULTS) -> str:
         own = [records[name] for name in presented if name in records]
         parts.append(presentation(own))
     parts += sections.values()
-    for data in PROBLEMS:
-        pattern = re.compile(rf"grouped_{data}_\w+")
-        own = [record for name, record in records.items() if pattern.fullmatch(name)]
+    families: dict[str, Callable[..., str]] = {
+        "neural_processes": neural_processes,
+        **{f"grouped_{data}": grouped for data in PROBLEMS},
+    }
+    for name, section in families.items():
+        pattern = re.compile(rf"{name}_\w+")
+        own = [record for key, record in records.items() if pattern.fullmatch(key)]
         if own:
-            parts.append(grouped(own))
+            parts.append(section(own))
     return "\n".join(parts).rstrip() + "\n"
 
 

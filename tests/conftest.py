@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -37,3 +38,10 @@ def _same_draws():
     """
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a benchmark as `python benchmarks/<name>.py` would."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    return importlib.import_module

@@ -1,6 +1,5 @@
 """Every benchmark runs from end to end, and RESULTS.md is what they report."""
 
-import importlib
 import itertools
 import json
 from pathlib import Path
@@ -18,17 +17,6 @@ from sklmeta.gradient.maml import MAML
 from sklmeta.model_selection import evaluate
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Import a benchmark as `python benchmarks/<name>.py` would."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return load
 
 
 def run(module: ModuleType, folder: Path, *options: object) -> dict:

@@ -1,8 +1,6 @@
 """The benchmark on leaves: it chooses on training species, and becomes a section."""
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,6 @@ from scipy.spatial.distance import cdist
 from sklearn.base import clone
 
 from sklmeta import ClassPool
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Import a benchmark as `python benchmarks/<name>.py` would."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def histograms(n_species=100, n_leaves=4, n_views=1):
