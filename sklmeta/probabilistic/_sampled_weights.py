@@ -326,19 +326,19 @@ class SampledWeights(PredictsDensity, GradientLearner):
         generator : torch.Generator
             On the CPU.
         noise : bool, default=True
-            Whether to add the noise of targets.
+            Whether to add the noise of targets; labels have none.
 
         Returns
         -------
-        Tensor of shape (T, n_samples, Q, n_outputs)
-            Not calibrated.
+        Tensor of shape (T, n_samples, Q, n_outputs) or (T, n_samples, Q, N)
+            Numbers, or logits; not calibrated.
         """
         outputs = self.sampled_outputs(state, x)
         n_draws = outputs.shape[1]
         rounds = -(-n_samples // n_draws)
         orders = [torch.randperm(n_draws, generator=generator) for _ in range(rounds)]
         draws = outputs[:, torch.cat(orders)[:n_samples].to(outputs.device)]
-        if not noise:
+        if not noise or self.log_noise is None:
             return draws
         std = self.noise_variance().sqrt()
         return draws + std * standard_normal(tuple(draws.shape), generator, draws)
