@@ -52,9 +52,11 @@ class Design:
     ) -> Design:
         """Leave out constant columns and, with `drop`, those that others determine."""
         n_features = X.shape[1]
-        mean, scale = np.zeros(n_features), np.ones(n_features)
-        if preparation.x_mean is not None and preparation.x_scale is not None:
-            mean, scale = preparation.x_mean, preparation.x_scale
+        mean, scale = preparation.x_mean, preparation.x_scale
+        if mean is None or scale is None:
+            # Not to be seen in any estimate, but sums of squares stay in range.
+            largest = np.abs(np.asarray(X, dtype=np.float64)).max(0)
+            mean, scale = np.zeros(n_features), np.where(largest > 0, largest, 1.0)
         y_mean, y_scale = preparation.y_mean, preparation.y_scale
         if y_mean is None or y_scale is None:
             y_mean, y_scale = np.zeros(0), np.ones(0)
@@ -90,6 +92,17 @@ class Design:
         return std[..., 0] if self.flat_y else std
 
     # Units -----------------------------------------------------------------------
+
+    def penalty(self, alpha: float, preparation: Preparation) -> Array:
+        """Return the ridge penalty (p,) of each column; none of the intercept.
+
+        It is `alpha` for scaled features, or for features as they are where these are
+        not to be scaled.
+        """
+        scale = np.ones_like(self.x_scale)
+        if preparation.x_scale is None:
+            scale = self.x_scale
+        return np.append(0.0, alpha / scale / scale)[self.columns]
 
     def unscaled(self, coefficients: Array) -> Array:
         """Return coefficients (..., p) of columns as (..., F + 1) of raw features."""

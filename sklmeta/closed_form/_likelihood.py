@@ -51,6 +51,10 @@ COLLINEAR = 1e-10  # share of a column's mean square that others leave unexplain
 EM_STEPS = 5
 STARTS, ITERATIONS = 20, 50
 ROUNDING = 1e-13
+# L-BFGS first tries a step of length 1: here, to change the factor by a quarter. With
+# one random effect, a step by the whole of it would end at 0, where no slope leads on.
+UNIT = 0.25
+RELEASES = 10.0 ** np.arange(-4, 2)
 JITTER = 1e-13
 
 
@@ -167,7 +171,7 @@ class Likelihood:
         inverse = cho_solve((root, True), np.eye(p))
         beta = inverse @ reduced[:p, p]
         residual = max(reduced[p, p] - reduced[p, :p] @ beta, 0.0)
-        variance = residual / degrees + LEAST_NOISE
+        variance = np.hypot(residual / degrees, LEAST_NOISE)
         deviance = logdet + degrees * (1 + np.log(2 * np.pi * variance))
         if self.restricted:
             deviance += 2 * np.log(np.diagonal(root)).sum()
@@ -183,6 +187,9 @@ class Likelihood:
         """
         deviance, beta, variance, inverse = self.profile(factor)
         direction = np.append(-beta, 1.0)
+        # What the deviance adds per unit of r^2: 1 / variance, but nothing at the least
+        # noise.
+        slope = np.sqrt(max(variance**2 - LEAST_NOISE**2, 0.0)) / variance**2
         n_effects = len(factor)
         total = np.zeros((n_effects, n_effects))
         if self.restricted:
@@ -195,7 +202,7 @@ class Likelihood:
             remaining = cross - back.mT @ small  # (I - GW) C = E
             total += remaining[:, :, self.sums.effects].sum(0)
             errors = remaining @ direction
-            total -= errors.T @ errors / variance
+            total -= slope * errors.T @ errors
             if self.restricted:
                 spread = (remaining[:, :, :-1] @ half).transpose(1, 0, 2)
                 spread = spread.reshape(n_effects, -1)
@@ -240,10 +247,14 @@ def fit_likelihood(likelihood: Likelihood, *, diagonal: bool, tol: float) -> Fit
         # A gain as small is nothing beside the deviance's standard deviation.
         factor, found = _searched(likelihood, factor, free, tol * n_tasks)
         gain, before = before - found.fun, found.fun
-        small = np.abs(found.jac).max(initial=0.0) <= tol * n_tasks
+        small = np.abs(found.jac).max(initial=0.0) <= tol * n_tasks * UNIT
         converged = bool(small or gain <= max(tol * n_tasks, ROUNDING * abs(found.fun)))
-        if converged:
+        if not converged:
+            continue
+        released = _released(likelihood, factor, diagonal, tol * n_tasks)
+        if released is None:
             break
+        factor, converged = released, False
     deviance, beta, variance, _ = likelihood.profile(factor)
     degrees, n_parameters = likelihood.degrees, int(free.sum())
     return Fit(beta, factor, variance, deviance, degrees, n_parameters, converged)
@@ -256,18 +267,54 @@ def _searched(
 
     def relative(values: Array) -> Array:
         matrix = np.zeros(free.shape)
-        matrix[free] = values
+        matrix[free] = UNIT * values
         return matrix
 
     def objective(values: Array) -> tuple[float, Array]:
         factor = base @ relative(values)
         deviance, by_psi = likelihood.gradient(factor)
-        return deviance, (2 * base.T @ by_psi @ factor)[free]
+        return deviance, (2 * UNIT * base.T @ by_psi @ factor)[free]
 
-    options = {"maxiter": ITERATIONS, "ftol": ROUNDING, "gtol": tol, "maxcor": 20}
-    start = np.eye(len(base))[free]
+    stop = {"maxiter": ITERATIONS, "ftol": ROUNDING, "gtol": tol * UNIT}
+    options = {**stop, "maxcor": 20}
+    start = np.eye(len(base))[free] / UNIT
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     return base @ relative(found.x), found
+
+
+def _released(
+    likelihood: Likelihood, factor: Array, diagonal: bool, tol: float
+) -> Array | None:
+    """Return a better factor where one is stuck at a variance near zero, or None.
+
+    Near zero the deviance hardly depends on the factor, even where it still falls with
+    the variance. At a minimum, no variance would lower it.
+    """
+    sums = likelihood.sums
+    deviance, by_psi = likelihood.gradient(factor)
+    if diagonal:
+        slopes, directions = np.diagonal(by_psi), np.eye(len(factor))
+    else:
+        slopes, directions = np.linalg.eigh(by_psi)
+    steepest = np.argmin(slopes)
+    direction = directions[:, steepest]
+    # The variance in this direction that is as informative as a task's rows.
+    gram = sums.total[np.ix_(sums.effects, sums.effects)]
+    squares = float(direction @ gram @ direction)
+    unit = len(sums.cross) / max(squares, LEAST_VARIANCE)
+    if -slopes[steepest] * unit <= tol:
+        return None
+    added = np.sqrt(unit) * direction
+    tried = [_widened(factor, np.sqrt(step) * added) for step in RELEASES]
+    values = [likelihood.profile(one)[0] for one in tried]
+    best = int(np.argmin(values))
+    return tried[best] if values[best] < deviance - tol else None
+
+
+def _widened(factor: Array, added: Array) -> Array:
+    """Return a factor of L L' + a a'."""
+    _, upper = np.linalg.qr(np.vstack([factor.T, added]))
+    return upper.T
 
 
 def _em_factor(likelihood: Likelihood, diagonal: bool) -> Array:
@@ -278,7 +325,7 @@ def _em_factor(likelihood: Likelihood, diagonal: bool) -> Array:
         _, by_psi = likelihood.gradient(np.linalg.cholesky(psi))
         psi = psi - psi @ by_psi @ psi / n_tasks
         psi = np.diag(np.diagonal(psi)) if diagonal else (psi + psi.T) / 2
-        psi += LEAST_VARIANCE * np.eye(q)
+        psi += LEAST_VARIANCE * max(1.0, np.trace(psi)) * np.eye(q)
     return np.linalg.cholesky(psi)
 
 

@@ -158,7 +158,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
     >>> meta = HierarchicalLinearRegressor().fit(TaskSet(list(zip(X, y))))
     >>> mean, std = meta.adapt([[1.0]], [3.0]).predict([[2.0]], return_std=True)
     >>> mean.round(1), std.round(1)
-    (array([5.9]), array([0.3]))
+    (array([5.9]), array([0.2]))
     """
 
     _preparation: Preparation
@@ -204,8 +204,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
         x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
-        penalty = np.full(x.shape[1], float(self.alpha))
-        penalty[0] = 0.0
+        penalty = design.penalty(self.alpha, preparation)
         covariance = self._usable_covariance(len(tasks), len(design.effects))
         fits, modes = [], []
         for output in range(y.shape[1]):
@@ -227,11 +226,6 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
 
     def _refuse_no_freedom(self, likelihood: Likelihood) -> None:
         sums = likelihood.sums
-        if not np.isfinite(sums.total).all():
-            raise ValueError(
-                "Input X contains numbers too large to add up their squares. Use "
-                "normalize_x=True, or scale them down first."
-            )
         n_fixed = sums.total.shape[0] - 1
         if likelihood.degrees < 1 or (self.alpha == 0 and sums.n_rows <= n_fixed):
             raise ValueError(
