@@ -30,6 +30,7 @@ Journal of Statistical Software 67(1), 2015, arXiv:1406.5823.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ __all__ = ["HierarchicalLinearRegressor"]
 Array = NDArray[np.float64]
 
 EPISODES_AT_ONCE = 1024
+# Targets of one task that spread this much more than others' are in other units.
+OTHER_UNITS = 1000.0
 
 
 @with_mixed_model_parameters
@@ -137,7 +140,8 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
     -----
     Several targets are as many models. A feature that is constant, or a linear function
     of those before it, gets no coefficient. One noise variance is shared by all tasks:
-    where their targets have different units, scale them first.
+    where their targets have different units, scale them first (`fit` warns of targets
+    that spread over 1000 times as much as those of other tasks).
 
     References
     ----------
@@ -204,6 +208,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
         x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
+        _warn_of_other_units(y, rows.offsets, names)
         penalty = design.penalty(self.alpha, preparation)
         covariance = self._usable_covariance(len(tasks), len(design.effects))
         fits, modes = [], []
@@ -309,3 +314,28 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
             mean, _ = adapted(design, self._fits, rows, y, supports)
             for episode, own in zip(part, mean, strict=True):
                 yield design.targets(query[episode.query] @ own.T)
+
+
+def _warn_of_other_units(
+    y: Array, offsets: NDArray[np.int64], names: Sequence[Any]
+) -> None:
+    """Warn of a task whose targets (N, n_outputs) spread far more than others'."""
+    sizes = np.diff(offsets)
+    means = np.add.reduceat(y, offsets[:-1]) / sizes[:, None]
+    squares = np.add.reduceat((y - np.repeat(means, sizes, axis=0)) ** 2, offsets[:-1])
+    spreads = np.sqrt(squares / sizes[:, None])
+    for own in spreads.T:
+        known = own[(sizes > 1) & (own > 0)]
+        if known.size == 0:
+            continue
+        usual = np.quantile(known, 0.25, method="lower")
+        if own.max() > OTHER_UNITS * usual:
+            warnings.warn(
+                f"Targets of task {names[own.argmax()]!r} spread "
+                f"{own.max() / usual:.0e} times as much as those of other tasks, but "
+                "one noise variance is shared by all. Scale the targets of each task "
+                "first, if their units differ.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
