@@ -19,6 +19,7 @@ from _heads_section import heads, predict_tasks_speed
 from _judging_sections import evaluate_speed, interval_coverage, search_overhead
 from _leaves_section import leaves
 from _markdown import Record, bullets, interval, origin, table, where
+from _mixed_model_section import mixed_model
 from _neural_processes_section import neural_processes
 from _omniglot_section import omniglot
 from _one_shot_section import one_shot
@@ -171,6 +172,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "episode_drawing": episode_drawing,
     "heads": heads,
     "leaves": leaves,
+    "mixed_model": mixed_model,
     "predict_tasks_speed": predict_tasks_speed,
     "taskset": taskset,
     "grid_search": grid_search,

@@ -96,6 +96,23 @@ def test_every_record_becomes_a_section(script, tmp_path, capsys):
     assert "3 meta-updates instead of 70,000" in text
 
 
+def test_mixed_model_is_held_against_others(script, tmp_path, data_home, capsys):
+    pytest.importorskip("statsmodels")
+    options = ["--compare", "30x10x1", "--alone", "9x10x2", "--repeats", 1]
+    folder = tmp_path / "results"
+    record = run(script("mixed_model"), folder, *options, "--data-home", str(data_home))
+    found = record["results"]
+    assert all(row["same"] for row in found["sleepstudy"])
+    (twin,) = found["statsmodels"]
+    ours, theirs = twin["ours_log_likelihood"], twin["statsmodels_log_likelihood"]
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-3)
+    assert [row["covariance"] for row in found["alone"]] == ["diagonal", "full", "auto"]
+    script("report").main(["--results", str(folder)])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "(`mixed_model.py`)" in text
+    assert "| slope | 10.4673 | 10.467 | yes |" in text
+
+
 def test_growth_beyond_proportion_is_explained(script):
     scaling = script("scaling")
 
