@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _ambiguous_section import ambiguous
 from _calibration_section import calibration
 from _comparison_section import comparison
 from _grouped_section import PROBLEMS, grouped
@@ -183,6 +184,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "comparison_parkinsons": comparison,
     "which_one": which_one,
     "calibration": calibration,
+    "ambiguous": ambiguous,
 }
 
 

@@ -397,3 +397,39 @@ def test_presentation_keeps_its_budget(script, tmp_path, monkeypatch, capsys, me
     text = (tmp_path / "RESULTS.md").read_text()
     assert "(`presentation.py`)" in text
     assert "presentation 2 |" in text
+
+
+def test_draws_for_open_supports_are_judged(script, tmp_path, capsys):
+    folder = tmp_path / "results"
+    options = ["--updates", 2, "--held-out", 2, "--draws", 4]
+    results = run(script("ambiguous"), folder, *options)["results"]
+    for found in results.values():
+        assert found["MAML"]["both"]["mean"] == 0  # one network is of one kind
+        assert found["exact posterior"]["difference"]["best"]["mean"] < 0
+    off_both = results["waves or lines"]["exact posterior"]["off_both"]["mean"]
+    assert off_both == pytest.approx(0, abs=1e-6)
+    script("report").main(["--results", str(folder)])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "(`ambiguous.py`)" in text
+    assert text.count("| latent neural process |") == 4
+
+
+def test_exact_posterior_is_bayes_rule(script):
+    """Of 200,000 tasks those with about the same support rows, and what they are."""
+    ambiguous = script("ambiguous")
+    (task,) = ambiguous.open_supports(1, seed=0)
+    line = ambiguous.ExactPosterior().line(task)
+    assert 0.25 < line < 0.75
+    x = task.X[task.support][:, 0].astype(float)
+    rng = np.random.default_rng(0)
+    n_tasks = 200_000
+    low, high = np.array([(0.1, 5), (0, np.pi), (-3, 3), (-3, 3)]).T
+    amplitude, phase, slope, intercept = rng.uniform(low, high, (n_tasks, 4)).T
+    waves = amplitude[:, None] * np.sin(x - phase[:, None])
+    both = waves, slope[:, None] * x + intercept[:, None]
+    wave_evidence, line_evidence = (
+        stats.norm(functions, 0.3).pdf(task.y[task.support]).prod(1).mean()
+        for functions in both
+    )
+    want = line_evidence / (line_evidence + wave_evidence)
+    assert line == pytest.approx(want, rel=0.05)
