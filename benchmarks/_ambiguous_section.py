@@ -39,8 +39,8 @@ def ambiguous(record: Record) -> str:
             "MAML has one network. Differences are paired.\n",
             f"A sine wave or a line, from 5 rows between {low:g} and {high:g} of -5 "
             f"to 5, with noise of {p['noise']}: tasks whose exact posterior "
-            "probability of "
-            f"a line is between {p['open'][0]} and {p['open'][1]}. A draw is a line if "
+            f"probability of a line is between {p['open'][0]} and {p['open'][1]}. A "
+            "draw is a line if "
             "it is nearer to some line than to some wave. The density of MAML is a "
             "normal with the standard deviation of its errors on other tasks; all "
             "densities here are normals of a mean and a standard deviation.\n",

@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from sklmeta import ProbabilisticMAMLClassifier, ProbabilisticMAMLRegressor, TaskSet
 from sklmeta.backbones import MLP, ConvNet
-from sklmeta.datasets import AmbiguousAttributes, SinusoidsOrLines, make_sinusoids
+from sklmeta.datasets import AmbiguousAttributes, make_sinusoids
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import Progress
 from sklmeta.gradient import MAML
@@ -406,73 +406,3 @@ def test_compiled_and_recorded_updates_draw_new_noise():
     eager = trained(60, checkpoint_steps=True)  # never recorded
     for a, b in zip(recorded.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-# Ambiguous problems --------------------------------------------------------------
-
-
-def small_backbone(input_shape):
-    return MLP(input_shape[0], (40, 40), generator=rng())
-
-
-SUPPORT_X = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
-GRID = np.linspace(-4, 4, 33, dtype=np.float32)[:, None]
-
-
-@pytest.fixture(scope="module")
-def wave_or_line():
-    tasks = SinusoidsOrLines(support_range=(-1, 1))
-    options = {"max_iter": 800, "outer_lr": 3e-3, "random_state": 0}
-    return ProbabilisticMAMLRegressor(small_backbone, n_samples=40, **options).fit(
-        tasks
-    )
-
-
-@pytest.mark.parametrize("slope", [-1.5, 1.5, 2.5])
-def test_draws_spread_over_a_wave_and_a_line(wave_or_line, slope):
-    """y = a x and y = a sin(x) are as likely as each other on these support rows."""
-    # Phases lie between 0 and pi: -a sin(x) is a wave with phase pi.
-    line, wave = slope * GRID[:, 0], slope * np.sin(GRID[:, 0])
-    y = slope * (SUPPORT_X + np.sin(SUPPORT_X))[:, 0] / 2
-    model = wave_or_line.adapt(SUPPORT_X, y)
-    draws = model.sample_y(GRID, 40, noise=False).T  # (draws, grid)
-    to_line, to_wave = (np.square(draws - one).mean(1) for one in (line, wave))
-    assert 0.1 <= np.mean(to_line < to_wave) <= 0.9
-    # All networks of deterministic MAML are the same: their spread is 0.
-    outside = np.abs(GRID[:, 0]) > 2
-    noise = 0.3
-    assert draws[:, outside].std(0).mean() > 3 * noise
-    inside = np.abs(GRID[:, 0]) < 1
-    assert draws[:, outside].std(0).mean() > 2 * draws[:, inside].std(0).mean()
-
-
-@pytest.fixture(scope="module")
-def attributes():
-    options = {"max_iter": 600, "outer_lr": 5e-3, "random_state": 0, "inner_lr": 0.3}
-    meta = ProbabilisticMAMLClassifier(small_backbone, n_samples=40, **options)
-    return meta.fit(AmbiguousAttributes())
-
-
-def test_networks_settle_on_either_attribute(attributes):
-    held_out = AmbiguousAttributes(n_samples=204).sample(20, random_state=1)
-    shares, certain = [], []
-    for task in held_out:
-        p = class_1_of_networks(attributes, task)
-        X = task.X[~task.support]
-        assert np.mean((p.mean(0) > 0.5)[X.min(1) > 0.2]) > 0.95
-        differ = X[:, 0] * X[:, 1] < 0
-        first = (p > 0.5) == (X[:, 0] > 0)
-        shares.append(np.mean(first[:, differ].mean(1) > 0.5))
-        certain.append(np.abs(2 * p - 1)[:, differ].mean())
-    assert np.mean([0.1 <= share <= 0.9 for share in shares]) > 0.8
-    # Deterministic MAML is right to say 1/2 here: its networks would not be certain.
-    assert np.mean(certain) > 0.3
-
-
-def class_1_of_networks(meta, task):
-    """Return each network's probability of class 1, (K, Q)."""
-    support = task.support
-    state = meta.adapt(task.X[support], task.y[support])._model.state
-    x = torch.from_numpy(meta._preparation.features(task.X[~support]))[None].float()
-    with torch.no_grad():
-        return meta.learner_.sampled_outputs(state, x)[0].softmax(-1)[..., 1].numpy()
