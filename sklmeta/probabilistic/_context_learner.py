@@ -112,6 +112,7 @@ class ContextLearner(PredictsDensity, EmbeddingLearner):
         Returns
         -------
         Tensor of shape (T,)
+            The losses.
         """
         if self.training and self.prior_fraction:
             episodes = Episodes(self._partly_hidden(episodes.support), episodes.query)

@@ -192,6 +192,7 @@ class NeuralProcess(ContextLearner):
         Returns
         -------
         Tensor of shape (T, K, W, Q, L)
+            Not normalised: see `answers` and `moments`.
         """
         of_row, of_local, of_summary = self.entry.weight.split(self.split, 1)
         hidden = F.linear(features, of_row, self.entry.bias)[:, None]  # (T, 1, Q, H)

@@ -153,6 +153,12 @@ class SampledWeights(PredictsDensity, GradientLearner):
         stds : dict of str to Tensor
             (...) or (T, ...) each.
         noise : Tensor of shape (T, K, n_weights) or (1, K, n_weights)
+            Standard normal.
+
+        Returns
+        -------
+        dict of str to Tensor
+            (T * K, ...) each.
         """
         weights, start = {}, 0
         for name, mean in means.items():
@@ -323,6 +329,7 @@ class SampledWeights(PredictsDensity, GradientLearner):
         x : Tensor of shape (T, Q, *F)
             Query rows.
         n_samples : int
+            How many.
         generator : torch.Generator
             On the CPU.
         noise : bool, default=True

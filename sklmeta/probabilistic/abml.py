@@ -153,8 +153,14 @@ class ABML(SampledWeights):
         support : Rows
             Of T tasks.
         ways : Tensor of shape (T, N)
+            Which ways each task has.
         noise : Tensor of shape (T, K, n_weights) or (1, K, n_weights)
             Of the draws that expectations are taken over.
+
+        Returns
+        -------
+        _Posterior
+            Means and standard deviations (T, ...) of each weight, and heads.
         """
 
         def step(weights: TaskWeights) -> TaskWeights:

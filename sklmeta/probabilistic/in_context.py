@@ -196,6 +196,7 @@ class InContext(ContextLearner):
         Returns
         -------
         Tensor of shape (T,)
+            The losses.
         """
         support, query = episodes.support, episodes.query
         n_support = support.x.shape[1]
