@@ -57,7 +57,7 @@ def _refusing_others(init: Callable[..., None], owner: str) -> Callable[..., Non
                 f"{len(args)} values; name the other parameters."
             )
         for name in parameters:
-            if name not in known:
+            if name not in known and not _takes(type(self), name):
                 near = get_close_matches(name, known, n=1)
                 meant = f" Did you mean {near[0]!r}?" if near else ""
                 raise TypeError(
@@ -67,6 +67,11 @@ def _refusing_others(init: Callable[..., None], owner: str) -> Callable[..., Non
         init(self, *args, **parameters)
 
     return __init__
+
+
+def _takes(cls: Any, name: str) -> bool:
+    """Whether a class has a parameter: where parents meet again, it is of a sibling."""
+    return name in inspect.signature(cls.__init__).parameters
 
 
 def _in_order(cls: type, base: type) -> Iterator[type]:

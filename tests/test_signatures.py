@@ -5,7 +5,13 @@ import inspect
 import pytest
 from sklearn.base import clone
 
-from sklmeta import MAMLRegressor, ProtoNetClassifier, ReptileClassifier
+from sklmeta import (
+    ABMLRegressor,
+    MAMLRegressor,
+    ProbabilisticMAMLClassifier,
+    ProtoNetClassifier,
+    ReptileClassifier,
+)
 
 
 class Own(MAMLRegressor):
@@ -46,3 +52,10 @@ def test_values_by_position_are_refused_by_the_class_that_is_made():
     with pytest.raises(TypeError, match=r"^MAMLRegressor.* takes backbone by position"):
         MAMLRegressor(None, 0.1)
     assert MAMLRegressor("identity").backbone == "identity"
+
+
+@pytest.mark.parametrize("estimator", [ABMLRegressor, ProbabilisticMAMLClassifier])
+def test_parameters_of_a_sibling_pass_through_a_class_that_lacks_them(estimator):
+    assert clone(estimator(calibrate=0.8, head="none")).calibrate == 0.8
+    with pytest.raises(TypeError, match=rf"^{estimator.__name__}.*mean 'calibrate'"):
+        estimator(calibrates=True)
