@@ -54,6 +54,7 @@ few-shot setting via deep kernels", NeurIPS 2020, arXiv:1910.05199.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Self, TypeVar, Unpack
 
@@ -243,10 +244,12 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
             If the meta-loss stops being finite, or a covariance positive definite.
             What was learned before is kept.
         """
+        goes_on = self.warm_start and hasattr(self, "learner_")
         try:
             return super().fit(X, y, groups=groups, validation_tasks=validation_tasks)
         except IndefiniteCovariance as error:
-            raise self._named(error, as_tasks(X, y, groups)) from None
+            tasks = as_tasks(X, y, groups)
+            raise self._named(error, tasks, goes_on) from None
 
     def partial_fit(
         self,
@@ -282,24 +285,32 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
             If the meta-loss stops being finite, or a covariance positive definite.
             What was learned before is kept.
         """
+        goes_on = hasattr(self, "learner_")
         try:
             return super().partial_fit(X, y, groups=groups, classes=classes)
         except IndefiniteCovariance as error:
-            raise self._named(error, as_tasks(X, y, groups)) from None
+            tasks = as_tasks(X, y, groups)
+            raise self._named(error, tasks, goes_on) from None
 
-    def _named(self, error: IndefiniteCovariance, tasks: Any) -> MetaTrainingError:
+    def _named(
+        self, error: IndefiniteCovariance, tasks: Any, goes_on: bool
+    ) -> MetaTrainingError:
         """Return the error that names the task of a row."""
         where = "a task"
         if isinstance(tasks, TaskSet):
-            plain = _meta_training.learn_preparation(self, tasks)
-            if hasattr(self, "_preparation"):
-                plain = self._preparation
-            pool = plain.pool(tasks, torch.device("cpu"))
-            row = error.row.flatten()
-            same = (pool.x.flatten(1)[:, : len(row)] == row[: pool.x[0].numel()]).all(1)
+            prepared = (
+                self._preparation
+                if goes_on
+                else _meta_training.learn_preparation(self, tasks)
+            )
+            pool = prepared.pool(tasks, torch.device("cpu"))
+            # Means that may stand behind the features are those of other folds.
+            width = math.prod(prepared.row_shape)
+            row = error.row.flatten()[:width]
+            same = (pool.x.flatten(1)[:, :width] == row).all(1)
             if same.any():
                 place = int(same.int().argmax())
-                task = np.searchsorted(pool.offsets[1:], place, side="right")
+                task = np.searchsorted(pool.offsets[1:].numpy(), place, side="right")
                 where = f"task {pool.names[task]!r}"
         return MetaTrainingError(
             f"The covariance of {where} is not positive definite in meta-training, "
