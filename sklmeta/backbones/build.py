@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from sklmeta.backbones.normalization import convert_batch_norm
 from sklmeta.backbones.parametrized import picklable
 from sklmeta.backbones.readiness import check_ready, copy_of, twice_differentiable
 
-__all__ = ["build_backbone", "feature_size"]
+__all__ = ["build_backbone", "call_seeded", "feature_size"]
 
 Factory = Callable[[tuple[int, ...]], nn.Module]
 
@@ -165,11 +166,30 @@ def _named_backbone(name: str) -> nn.Module:
     return nn.Flatten()
 
 
+def call_seeded(factory: Callable[[Any], Any], argument: Any, *, seed: int) -> Any:
+    """Call a user's function under the seed, with the global generators put back.
+
+    Parameters
+    ----------
+    factory : callable
+    argument : object
+        What it takes.
+    seed : int
+        Of torch's global generators, and of our layers that are given none.
+
+    Returns
+    -------
+    object
+        What it returns.
+    """
+    with _FACTORY_LOCK, global_seed(seed), seeded_layers(seed):
+        return factory(argument)
+
+
 def _call_factory(factory: Factory, shape: tuple[int, ...], seed: int) -> nn.Module:
     """Call a user's factory under the seed, with the global generators put back."""
     try:
-        with _FACTORY_LOCK, global_seed(seed), seeded_layers(seed):
-            module = factory(shape)
+        module = call_seeded(factory, shape, seed=seed)
     except Exception as error:
         raise ValueError(
             f"The callable given as backbone fails on the shape of a row, {shape}, "

@@ -79,8 +79,10 @@ from sklmeta._probabilistic import (
     ProbabilisticParameters,
     ProbabilisticRegressorMixin,
 )
+from sklmeta.backbones.build import call_seeded
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.closed_form._deep_kernel_learner import DeepKernel, IndefiniteCovariance
+from sklmeta.closed_form._gpytorch_kernel import GPyTorchKernel, is_gpytorch_kernel
 from sklmeta.closed_form._kernels import KERNELS, Kernel, make_kernel
 from sklmeta.closed_form._mean_functions import BesideMeans, MeanPreparation
 from sklmeta.exceptions import MetaTrainingError
@@ -95,7 +97,17 @@ DEEP_KERNEL_PARAMETERS = """\
 kernel : {"rbf", "matern12", "matern32", "matern52", "linear", "cosine", "spectral"} \
 or callable, default="rbf"
     Covariance of the function at two rows, given their features; or a function that
-    takes the number of features and returns a torch module as `DeepKernel` describes.
+    takes the number of features and returns a torch module as `DeepKernel` describes,
+    or a kernel of GPyTorch (`pip install sklmeta[gp]`)::
+
+        def smooth_and_periodic(n_features):
+            smooth = gpytorch.kernels.RBFKernel(ard_num_dims=n_features)
+            return gpytorch.kernels.ScaleKernel(
+                smooth * gpytorch.kernels.PeriodicKernel()
+            )
+
+    What such a function returns starts from values of its own: `length_scale`, `ard`,
+    `n_mixtures` and `output_scale` are for kernels with a name.
 
 length_scale : float, default=None
     What features are divided by ("spectral": a tenth of the shortest waves, about),
@@ -192,12 +204,14 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
         self, n_features: int, generator: torch.Generator
     ) -> Kernel | nn.Module:
         if not isinstance(self.kernel, str):
-            made = self.kernel(n_features)
+            made = call_seeded(self.kernel, n_features, seed=generator.initial_seed())
+            if is_gpytorch_kernel(made):
+                return GPyTorchKernel(made)
             if isinstance(made, nn.Module) and hasattr(made, "diagonal"):
                 return made
             raise TypeError(
-                "kernel must return a torch module that has diagonal(a), got "
-                f"{shown(made)}."
+                "kernel must return a torch module that has diagonal(a), or a kernel "
+                f"of GPyTorch; got {shown(made)}."
             )
         return make_kernel(
             self.kernel,
