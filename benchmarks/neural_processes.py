@@ -1,7 +1,8 @@
-"""Neural processes on draws of Gaussian processes (TNP's paper, section 5.1, table 1).
+r"""Neural processes on draws of Gaussian processes (TNP's paper, section 5.1, table 1).
 
     python benchmarks/neural_processes.py cnp
-    python benchmarks/neural_processes.py tnpd --updates 40000 --outer-lr 1e-3
+    python benchmarks/neural_processes.py tnpd --updates 40000 --outer-lr 1e-3 \
+        --clip 0.5
 
 Meta-training on fresh draws with an RBF kernel, 16 tasks a meta-update that share their
 numbers of rows: 3 to 46 context rows, and at least 3 target rows, 49 at most in all.
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from _report import Benchmark, add_common_options, format_interval, mean_interval
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import GradientNormClipping, LRScheduler
 from torch import Tensor
 from torch.distributions import Normal
 from torch.optim.lr_scheduler import LambdaLR
@@ -106,6 +107,7 @@ def make_meta(args: argparse.Namespace) -> Any:
         eval_every=max(args.updates // 50, 1),
         callbacks=[
             ("lr", LRScheduler(LambdaLR, step_every="batch", lr_lambda=rate)),
+            *([("clip", GradientNormClipping(args.clip))] if args.clip else []),
         ],
         random_state=args.seed,
         verbose=args.verbose,
@@ -151,6 +153,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=PUBLISHED_UPDATES)
     parser.add_argument("--outer-lr", type=float, default=PUBLISHED_LR)
     parser.add_argument("--warm", type=int, default=1000, help="updates to the full lr")
+    parser.add_argument("--clip", type=float, help="the largest norm of a gradient")
     parser.add_argument("--test-batches", type=int, default=3000)
     parser.add_argument("--save", type=Path, help="where the fitted model is pickled")
     parser.add_argument(
@@ -180,6 +183,8 @@ def deviations(args: argparse.Namespace) -> list[str]:
             f"{args.updates:,} meta-updates instead of {PUBLISHED_UPDATES:,}: "
             f"{args.updates / PUBLISHED_UPDATES:.0%}"
         )
+    if args.clip:
+        found.append(f"gradients of a norm above {args.clip:g} are scaled down to it")
     if args.outer_lr != PUBLISHED_LR:
         found.append(f"a learning rate of {args.outer_lr:g} instead of {PUBLISHED_LR}")
     return found
@@ -216,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
             "tasks_per_update": BATCH,
             "outer_lr": args.outer_lr,
             "warm_up": args.warm,
+            "clip": args.clip,
             "test_batches": args.test_batches,
             "test_samples": TEST_SAMPLES,
             "weights": sum(p.numel() for p in meta.learner_.parameters()),
