@@ -184,9 +184,10 @@ def with_common_parameters(cls: Class) -> Class:
     The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
     """
     classifies = getattr(cls, "_classifies", True)
-    own = "" if classifies else NORMALIZE_Y
+    own = ""
     if hasattr(cls, "_finish") and "calibrate" in signature(cls).parameters:
         own += CALIBRATE_LABELS if classifies else CALIBRATE_NUMBERS
+    own += "" if classifies else NORMALIZE_Y
     return filled_in(
         cls,
         {

@@ -205,6 +205,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
         x : Tensor of shape (T, Q, *F)
             Query rows.
         n_samples : int
+            How many draws.
         generator : torch.Generator
             On the CPU.
         noise : bool, default=True
@@ -213,6 +214,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
         Returns
         -------
         Tensor of shape (T, n_samples, Q, n_outputs)
+            Numbers, or logits; each draw is one function.
         """
         features = self.embed(x)
         mean = self.predict_features(state, features).unsqueeze(1)

@@ -75,6 +75,7 @@ class BayesianLinearNet(PredictsDensity, EmbeddingLearner):
     backbone : nn.Module
         Maps rows (n, *F) to features (n, n_features).
     n_features : int
+        Width of the features.
     n_outputs : int
         Number of targets.
     noise : float, default=0.1
@@ -169,6 +170,7 @@ class BayesianLinearNet(PredictsDensity, EmbeddingLearner):
         Returns
         -------
         Tensor of shape (T, Q, n_outputs) or (T, Q, 2 * n_outputs)
+            In the units of the targets given to `adapt`.
         """
         psi = self._whitened(features)
         mean = psi @ state["weight"]
@@ -195,6 +197,7 @@ class BayesianLinearNet(PredictsDensity, EmbeddingLearner):
         x : Tensor of shape (T, Q, *F)
             Query rows.
         n_samples : int
+            How many draws.
         generator : torch.Generator
             On the CPU.
         noise : bool, default=True
@@ -203,6 +206,7 @@ class BayesianLinearNet(PredictsDensity, EmbeddingLearner):
         Returns
         -------
         Tensor of shape (T, n_samples, Q, n_outputs)
+            Each draw has its own weights.
         """
         psi = self._whitened(self.embed(x)).unsqueeze(1)  # (T, 1, Q, D)
         weight, factor = state["weight"].unsqueeze(1), state["factor"].unsqueeze(1)

@@ -94,6 +94,7 @@ class PredictsDensity:
         x : Tensor of shape (T, Q, *F)
             Query rows.
         n_samples : int
+            How many draws.
         generator : torch.Generator
             On the CPU.
         noise : bool, default=True

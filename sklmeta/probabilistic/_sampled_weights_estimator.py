@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -27,22 +26,28 @@ __all__ = [
     "with_sampling_parameters",
 ]
 
-SAMPLING_PARAMETERS = """\
+SAMPLING_PARAMETERS = {
+    "n_samples": """\
 n_samples : int, default=20
     Networks of a task, when adapting; change it after `fit` for more or fewer.
-
-n_train_samples : int, default={n_train_samples}
+""",
+    "n_train_samples": """\
+n_train_samples : int, default=1
     Networks of a task in a meta-update: more make its gradient less noisy.
-
+""",
+    "kl_weight": """\
 kl_weight : float, default=1.0
     What the divergence counts beside the likelihood; below 1 it favours fit.
-
+""",
+    "initial_std": """\
 initial_std : float, default=0.05
     What the standard deviations of weights start from in meta-training.
-
+""",
+    "first_order": """\
 first_order : bool, default=False
     Leave out second derivatives: cheaper, often as good.
-"""
+""",
+}
 
 HEAD = """\
 head : {"auto", "shared", "prototype", "none"}, default="auto"
@@ -60,11 +65,13 @@ def with_sampling_parameters(cls: Class) -> Class:
 
     Like `with_gradient_parameters`, in place of the line ``<sampling parameters>`` too.
     """
-    default = signature(cls).parameters["n_train_samples"].default
-    sampling = SAMPLING_PARAMETERS.replace("{n_train_samples}", str(default))
-    texts = {"<sampling parameters>": sampling}
+    doc = cls.__doc__ or ""  # which tells of those that the class has other defaults of
+    sampling = [
+        text for name, text in SAMPLING_PARAMETERS.items() if f" {name} : " not in doc
+    ]
+    texts = {"<sampling parameters>": "\n".join(sampling)}
     if getattr(cls, "_classifies", True):
-        texts["<gradient parameters>"] = f"{HEAD}\n    <network parameters>"
+        texts["<gradient parameters>"] = f"{HEAD}\n<network parameters>"
     return with_gradient_parameters(filled_in(cls, texts))
 
 

@@ -49,7 +49,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklmeta._probabilistic import ProbabilisticRegressorMixin
 from sklmeta.base import MetaClassifierMixin
@@ -117,6 +117,15 @@ class ABML(SampledWeights):
     """
 
     n_noise_sets = 2  # for the inner loop, and for predictions
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        n_outputs: int | None,
+        **sampling: Any,
+    ) -> None:
+        super().__init__(backbone, n_features, n_outputs, **sampling)
 
     def adapt(self, support: Rows) -> State:
         """Take the gradient steps on each task's bound, and draw from its posterior.
@@ -293,6 +302,10 @@ class ABMLClassifier(MetaClassifierMixin, _ABMLEstimator):
         shape of a row ((n_features,), or (channels, height, width) for images), or None
         for an MLP (rows) or a four-block convolution net (images).
 
+    n_train_samples : int, default=4
+        Networks of a task in a meta-update, in its inner loop and for its query rows:
+        more make its gradient less noisy.
+
     inner_lr : float, default=0.05
         Step size of the inner loop. Read when adapting.
 
@@ -353,6 +366,10 @@ class ABMLRegressor(ProbabilisticRegressorMixin, _ABMLEstimator):
         Maps rows to features: a module to copy, a function that returns one for the
         shape of a row ((n_features,), or (channels, height, width) for images), or None
         for an MLP (rows) or a four-block convolution net (images).
+
+    n_train_samples : int, default=4
+        Networks of a task in a meta-update, in its inner loop and for its query rows:
+        more make its gradient less noisy.
 
     inner_lr : float, default=0.05
         Step size of the inner loop. Read when adapting.

@@ -405,10 +405,10 @@ class InContextRegressor(ProbabilisticRegressorMixin, _InContextEstimator):
         "identity" for rows that are features already, or None for rows as they are and
         a four-block convolution net of images.
 
-    <in-context parameters>
-
     min_std : float, default=0.001
         Least standard deviation, in units of normalised targets.
+
+    <in-context parameters>
 
     <context parameters>
 

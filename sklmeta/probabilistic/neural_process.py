@@ -275,10 +275,10 @@ class NeuralProcessRegressor(ProbabilisticRegressorMixin, _NeuralProcessEstimato
         "identity" for rows that are features already, or None for rows as they are and
         a four-block convolution net of images.
 
-    <neural process parameters>
-
     min_std : float, default=0.01
         Least standard deviation, in units of normalised targets. The papers' is 0.1.
+
+    <neural process parameters>
 
     <context parameters>
 
