@@ -74,8 +74,8 @@ def _ridge_net(split: int) -> Method:
 
 
 def _alpaca(split: int) -> Method:
-    meta = sklmeta.BayesianLinearNetRegressor(**_common(split, outer_lr=3e-3))
-    return meta, {"max_iter": [500, 1500], "outer_lr": [1e-3, 3e-3]}
+    meta = sklmeta.BayesianLinearNetRegressor(**_common(split, max_iter=1500))
+    return meta, {"noise": [0.01, 0.1], "outer_lr": [1e-3, 3e-3]}
 
 
 def _deep_kernel(split: int) -> Method:

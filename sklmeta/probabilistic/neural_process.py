@@ -38,8 +38,8 @@ Deviations from the papers
 - Support rows are hidden in a share of the training episodes (`prior_fraction`), so
   that predictions without any are those of a prior. The conditional process's paper
   draws context sizes from 0 on.
-- With `n_train_samples` above 1 the bound is the importance-weighted one of Burda,
-  Grosse and Salakhutdinov (arXiv:1509.00519), as in the code of Lee et al.
+- With `n_train_samples` above 1, as by default, the bound is the importance-weighted
+  one of Burda, Grosse and Salakhutdinov (arXiv:1509.00519), as in the code of Lee et al.
 
 References
 ----------
@@ -98,10 +98,10 @@ n_heads : int, default=8
 n_samples : int, default=30
     Draws of the latent variable that a prediction averages over. Read when adapting.
 
-n_train_samples : int, default=1
-    Draws of it in a meta-update: 1 for the evidence lower bound, more for the tighter
-    importance-weighted one. With 1 the variable may go unused, above all beside
-    `attention`: the draws of a task are then much alike; 8 are often enough.
+n_train_samples : int, default=8
+    Draws of it in a meta-update: 1 for the evidence lower bound of the papers, more for
+    the tighter importance-weighted one. With 1 the variable may go unused, above all
+    beside `attention`: the draws of a task are then much alike.
 """
 
 Class = TypeVar("Class", bound=type)
@@ -149,7 +149,7 @@ class _NeuralProcessEstimator(ContextEstimator):
         decoder_depth: int = 3,
         n_heads: int = 8,
         n_samples: int = 30,
-        n_train_samples: int = 1,
+        n_train_samples: int = 8,
         **common: Unpack[ContextParameters],
     ) -> None:
         super().__init__(backbone, **common)
