@@ -1,18 +1,26 @@
 """Every check of the contract on every meta-learner."""
 
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import GaussianNB
 
 import sklmeta
 from sklmeta import (
+    ABMLClassifier,
+    ABMLRegressor,
     ANILClassifier,
     ANILRegressor,
+    BayesianLinearNetRegressor,
     CAVIAClassifier,
     CAVIARegressor,
+    DeepKernelClassifier,
+    DeepKernelRegressor,
     HierarchicalLinearRegressor,
     HierarchicalLogisticClassifier,
     ImplicitMAMLClassifier,
     ImplicitMAMLRegressor,
+    InContextClassifier,
+    InContextRegressor,
     MAMLClassifier,
     MAMLRegressor,
     MANNClassifier,
@@ -20,11 +28,15 @@ from sklmeta import (
     MatchingNetClassifier,
     MetaSGDClassifier,
     MetaSGDRegressor,
+    NeuralProcessClassifier,
+    NeuralProcessRegressor,
     PerTaskClassifier,
     PerTaskRegressor,
     PLDAClassifier,
     PooledClassifier,
     PooledRegressor,
+    ProbabilisticMAMLClassifier,
+    ProbabilisticMAMLRegressor,
     ProtoNetClassifier,
     RecurrentNetClassifier,
     RecurrentNetRegressor,
@@ -45,11 +57,48 @@ def small_backbone(input_shape):
     return MLP(input_shape[0], (32,))
 
 
+SMALL_NEURAL_PROCESS = {
+    "hidden_size": 64,
+    "encoder_depth": 2,
+    "decoder_depth": 2,
+    "n_heads": 4,
+    "outer_lr": 3e-3,
+}
+SMALL_TRANSFORMER = {
+    "hidden_size": 32,
+    "n_layers": 2,
+    "encoder_depth": 2,
+    "outer_lr": 3e-3,
+}
+
 ESTIMATORS = [
+    ABMLClassifier(
+        inner_lr=0.3,
+        inner_steps=2,
+        n_samples=5,
+        n_train_samples=1,
+        kl_weight=0.01,
+        max_iter=200,
+        outer_lr=5e-3,
+    ),
+    # Draws are so many that a prior and a posterior of little less width differ.
+    ABMLRegressor(
+        small_backbone,
+        inner_lr=0.1,
+        n_samples=50,
+        kl_weight=0.5,
+        initial_std=0.1,
+        max_iter=300,
+        outer_lr=1e-2,
+    ),
     ANILClassifier(max_iter=200, outer_lr=5e-3),
     ANILRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
+    BayesianLinearNetRegressor(max_iter=150, outer_lr=5e-3),
     CAVIAClassifier(n_context=10, inner_steps=2, max_iter=200, outer_lr=5e-3),
     CAVIARegressor(max_iter=200, outer_lr=5e-3),
+    DeepKernelClassifier(max_iter=60, outer_lr=5e-3),
+    DeepKernelRegressor(max_iter=100, outer_lr=5e-3),
+    DeepKernelRegressor(mean=Ridge(), max_iter=100, outer_lr=5e-3),
     ImplicitMAMLClassifier(
         inner_lr=0.5,
         inner_steps=5,
@@ -67,6 +116,8 @@ ESTIMATORS = [
         max_iter=200,
         outer_lr=5e-3,
     ),
+    InContextClassifier(max_iter=200, **SMALL_TRANSFORMER),
+    InContextRegressor(max_iter=600, **SMALL_TRANSFORMER),
     MAMLClassifier(inner_lr=0.3, inner_steps=2, max_iter=200, outer_lr=5e-3),
     MAMLRegressor(
         small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3
@@ -102,6 +153,17 @@ ESTIMATORS = [
     ),
     RecurrentNetClassifier(hidden_size=100, max_iter=800, batch_size=32, outer_lr=3e-3),
     RecurrentNetRegressor(hidden_size=64, max_iter=600, outer_lr=3e-3),
+    NeuralProcessClassifier(max_iter=200, **SMALL_NEURAL_PROCESS),
+    NeuralProcessRegressor(max_iter=600, **SMALL_NEURAL_PROCESS),
+    NeuralProcessRegressor(
+        latent=True, n_samples=5, max_iter=400, **SMALL_NEURAL_PROCESS
+    ),
+    ProbabilisticMAMLClassifier(
+        inner_lr=0.3, inner_steps=2, n_samples=5, max_iter=200, outer_lr=5e-3
+    ),
+    ProbabilisticMAMLRegressor(
+        small_backbone, inner_lr=0.05, inner_steps=2, max_iter=200, outer_lr=5e-3
+    ),
     ProtoNetClassifier(max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(metric="cosine", max_iter=60, outer_lr=3e-3),
     ProtoNetClassifier(

@@ -397,12 +397,16 @@ def _can_be_copied(value: Any) -> bool:
     return True
 
 
-def _moved(module: nn.Module, before: nn.Module) -> list[str]:
-    """Return the buffers of a module that are not as they were."""
-    earlier = dict(before.named_buffers())
+def _moved(learner: nn.Module, before: nn.Module) -> list[str]:
+    """Return the buffers of a learner that are not as they were.
+
+    What a learner itself makes for meta-training, and does not keep, counts for none.
+    """
+    earlier, kept = dict(before.named_buffers()), learner.state_dict().keys()
     return [
         name
-        for name, buffer in module.named_buffers()
+        for name, buffer in learner.named_buffers()
+        if name in kept or name.startswith("backbone.")
         if not torch.equal(buffer, earlier[name].to(buffer))
     ]
 
