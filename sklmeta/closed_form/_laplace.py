@@ -30,6 +30,7 @@ NEWTON_TOLERANCE = 1e-10
 HALVINGS = 20
 # Of the largest tensor of a block of tasks: 32 MB.
 BLOCK_ENTRIES = 2**22
+HESSIANS = 8  # of a block live at one time, where they are differentiated
 START_FACTOR = 0.5
 ITERATIONS = 500
 
@@ -74,6 +75,18 @@ class Block:
     z: Tensor
     y: Tensor
     mask: Tensor
+
+    @staticmethod
+    def n_bytes(
+        supports: Sequence[NDArray[np.int64]],
+        n_columns: int,
+        n_effects: int,
+        n_sets: int,
+    ) -> int:
+        """Return about the memory of all rows, and of the Hessians of one block."""
+        rows = sum(map(len, supports)) * (n_columns + n_effects)
+        hessians = HESSIANS * max(BLOCK_ENTRIES, (n_sets * n_effects) ** 2)
+        return 8 * (rows + hessians)
 
     def nll(self, beta: Tensor, factor: Tensor, u: Tensor) -> Tensor:
         """Return minus the log-likelihood (T,) given random coefficients (T, C, q)."""

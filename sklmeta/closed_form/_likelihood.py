@@ -95,6 +95,11 @@ class TaskSums:
             np.matmul(z[start:stop].T, joined[start:stop], out=cross[t])
         return cls(cross, joined.T @ joined, effects, len(rows))
 
+    @staticmethod
+    def n_bytes(n_tasks: int, n_columns: int, n_effects: int) -> int:
+        """Return the memory of the sums, and of those of a second target."""
+        return 16 * (n_tasks * n_effects + n_columns + 1) * (n_columns + 1)
+
     def blocks(self) -> Iterator[Array]:
         """Yield `cross` in parts whose temporary arrays stay in the cache."""
         size = max(1, BLOCK_ENTRIES // self.cross[0].size)

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from typing import Any, Self
 
+import torch
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -21,6 +22,7 @@ from sklmeta._preparation import Preparation, Settings
 from sklmeta._row_episodes import scoring_spec
 from sklmeta._task_rows import representative
 from sklmeta.base import BaseMetaLearner
+from sklmeta.engine.byte_counts import free_bytes, shown_bytes
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
 __all__ = ["MixedModel", "with_mixed_model_parameters"]
@@ -159,6 +161,18 @@ class MixedModel(BaseMetaLearner):
             raise ValueError(
                 f"{name} needs at least 2 tasks to see how they differ, got 1 task."
             )
+
+    def _refuse_too_large(self, n_bytes: int, n_tasks: int, n_effects: int) -> None:
+        """Refuse sums of tasks that do not fit the memory there is."""
+        free = free_bytes(torch.device("cpu"))
+        if free is None or n_bytes <= free:
+            return
+        raise ValueError(
+            f"{type(self).__name__} needs about {shown_bytes(n_bytes)} for "
+            f"{n_tasks:,} tasks with {n_effects:,} random coefficients, and "
+            f"{shown_bytes(free)} of memory is free. List fewer random_effects, or use "
+            "random_effects='intercept'."
+        )
 
     def _usable_covariance(self, n_tasks: int, n_effects: int) -> str:
         """Return the kind of covariance; warn where tasks are too few for it."""

@@ -44,6 +44,7 @@ from sklmeta._schema import task_names
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.closed_form._design import Design, random_columns
 from sklmeta.closed_form._laplace import (
+    Block,
     LogisticFit,
     blocks_of,
     fit_laplace,
@@ -259,8 +260,14 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         penalty = torch.from_numpy(design.penalty(self.alpha, preparation))
         supports = np.split(np.arange(len(x)), rows.offsets[1:-1])
         n_sets = _n_sets(preparation)
+        n_effects = len(design.effects)
+        self._refuse_too_large(
+            Block.n_bytes(supports, x.shape[1], n_effects, n_sets),
+            len(tasks),
+            n_effects,
+        )
         blocks = [b for _, b in blocks_of(x, y, design.effects, supports, n_sets)]
-        kind = self._usable_covariance(len(tasks), len(design.effects))
+        kind = self._usable_covariance(len(tasks), n_effects)
         fits = [
             fit_laplace(blocks, n_sets, penalty, diagonal=diagonal, tol=self.tol)
             for diagonal in (True, False)

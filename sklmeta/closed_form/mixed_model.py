@@ -210,7 +210,11 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
         _warn_of_other_units(y, rows.offsets, names)
         penalty = design.penalty(self.alpha, preparation)
-        covariance = self._usable_covariance(len(tasks), len(design.effects))
+        n_effects = len(design.effects)
+        self._refuse_too_large(
+            TaskSums.n_bytes(len(tasks), x.shape[1], n_effects), len(tasks), n_effects
+        )
+        covariance = self._usable_covariance(len(tasks), n_effects)
         fits, modes = [], []
         for output in range(y.shape[1]):
             sums = TaskSums.of_rows(x, y[:, output], rows.offsets, design.effects)

@@ -39,7 +39,8 @@ Deviations from the papers
   that predictions without any are those of a prior. The conditional process's paper
   draws context sizes from 0 on.
 - With `n_train_samples` above 1, as by default, the bound is the importance-weighted
-  one of Burda, Grosse and Salakhutdinov (arXiv:1509.00519), as in the code of Lee et al.
+  one of Burda, Grosse and Salakhutdinov (arXiv:1509.00519), as in the code of Lee et
+  al.
 
 References
 ----------

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 
-from sklmeta import HierarchicalLinearRegressor, TaskSet
+from sklmeta import HierarchicalLinearRegressor, HierarchicalLogisticClassifier, TaskSet
 from sklmeta.datasets import fetch_sleepstudy
 
 # As lme4 prints them for Reaction ~ Days + (Days | Subject).
@@ -505,3 +505,24 @@ def test_estimates_far_from_convergence_are_warned_of(monkeypatch):
     meta = HierarchicalLinearRegressor(covariance="full", tol=1e-10)
     with pytest.warns(UserWarning, match="has not converged to tol=1e-10"):
         meta.fit(lines(30, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_bytes"),
+    [
+        (HierarchicalLinearRegressor, 16 * (5 * 3 + 4) * 4),
+        # 20 rows of 3 columns and 3 effects, and the Hessians of a block.
+        (HierarchicalLogisticClassifier, 8 * (20 * 6 + 8 * 2**22)),
+    ],
+)
+def test_what_does_not_fit_in_memory_is_refused(monkeypatch, kind, n_bytes):
+    place = "sklmeta.closed_form._mixed_estimator.free_bytes"
+    tasks = lines(5, 4)
+    if kind is HierarchicalLogisticClassifier:
+        tasks = TaskSet([(task.X, task.y > np.median(task.y)) for task in tasks])
+    monkeypatch.setattr(place, lambda device: n_bytes)
+    kind().fit(tasks)
+    monkeypatch.setattr(place, lambda device: n_bytes - 1)
+    match = f"{kind.__name__} needs about .* for 5 tasks with 3 random coefficients"
+    with pytest.raises(ValueError, match=match):
+        kind().fit(tasks)
