@@ -81,14 +81,14 @@ ESTIMATORS = [
         max_iter=200,
         outer_lr=5e-3,
     ),
-    # Draws are so many that a prior and a posterior of little less width differ.
     ABMLRegressor(
         small_backbone,
         inner_lr=0.1,
-        n_samples=50,
+        inner_steps=8,
+        n_samples=30,
         kl_weight=0.5,
         initial_std=0.1,
-        max_iter=300,
+        max_iter=200,
         outer_lr=1e-2,
     ),
     ANILClassifier(max_iter=200, outer_lr=5e-3),
@@ -156,7 +156,11 @@ ESTIMATORS = [
     NeuralProcessClassifier(max_iter=200, **SMALL_NEURAL_PROCESS),
     NeuralProcessRegressor(max_iter=600, **SMALL_NEURAL_PROCESS),
     NeuralProcessRegressor(
-        latent=True, n_samples=5, max_iter=400, **SMALL_NEURAL_PROCESS
+        latent=True,
+        n_samples=5,
+        n_train_samples=1,
+        max_iter=400,
+        **SMALL_NEURAL_PROCESS,
     ),
     ProbabilisticMAMLClassifier(
         inner_lr=0.3, inner_steps=2, n_samples=5, max_iter=200, outer_lr=5e-3

@@ -67,14 +67,16 @@ def check_prior(name: str, meta: Any, problem: Problem) -> None:
     fitted, _, X = _trained(meta, problem)
     prior = fitted.adapt()
     assert fitted.adapted_ is prior
-    mean, before = prior.predict(X, return_std=True)
-    assert np.isfinite(mean).all() and (before > 0).all()
+    mean, std = prior.predict(X, return_std=True)
+    assert np.isfinite(mean).all() and (std > 0).all()
+    held_out = problem.held_out
+    before = [prior.predict(X, return_std=True)[1].mean() for X in held_out.X]
     after = [
         fitted.adapt(task.X, task.y).predict(X, return_std=True)[1].mean()
-        for task, X in zip(problem.held_out.support, problem.held_out.X, strict=True)
+        for task, X in zip(held_out.support, held_out.X, strict=True)
     ]
     message = f"support rows do not make {name} surer than its prior is."
-    assert np.mean(after) < before.mean(), message
+    assert np.mean(after) < np.mean(before), message
 
 
 def _trained(meta: Any, problem: Problem) -> tuple[Any, Any, Any]:
