@@ -136,9 +136,23 @@ def _probabilistic_maml(split: int) -> Method:
     return _quantiles(meta), _inner("probabilisticmamlregressor", grid)
 
 
-def _neural_process(attention: bool) -> Callable[[int], Method]:
+def _amortised(split: int) -> Method:
+    meta = sklmeta.ABMLRegressor(**_common(split, normalize_y="task"))
+    return _quantiles(meta), {}
+
+
+def _implicit_maml(split: int) -> Method:
+    meta = sklmeta.ImplicitMAMLRegressor(**_common(split, normalize_y="task"))
+    return _quantiles(meta), {}
+
+
+def _mann(split: int) -> Method:
+    return sklmeta.MANNRegressor(**_common(split)), {}
+
+
+def _neural_process(**options: bool) -> Callable[[int], Method]:
     def method(split: int) -> Method:
-        meta = sklmeta.NeuralProcessRegressor(attention=attention, **_common(split))
+        meta = sklmeta.NeuralProcessRegressor(**options, **_common(split))
         return meta, {"max_iter": [500, 1500]}
 
     return method
@@ -167,7 +181,11 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "CAVIA": _cavia,
     "LSTM": _lstm,
     "probabilistic MAML": _probabilistic_maml,
+    "ABML": _amortised,
+    "implicit MAML": _implicit_maml,
+    "MANN": _mann,
     "neural process": _neural_process(attention=False),
+    "latent neural process": _neural_process(attention=False, latent=True),
     "attentive neural process": _neural_process(attention=True),
     "in-context (TNP-D)": _in_context,
 }

@@ -24,6 +24,7 @@ PROBLEMS = {
 def grouped(records: Sequence[Record]) -> str:
     """Return the section of one data set, from the records of its methods."""
     first = records[0]["parameters"]
+    _refuse_unlike(records)
     by_name = {r["results"]["method"]: r["results"]["splits"] for r in records}
     order = sorted(by_name, key=lambda name: _mean(by_name[name], SHOTS[0]))
     n_splits = len(by_name[order[0]])
@@ -51,6 +52,21 @@ def grouped(records: Sequence[Record]) -> str:
             f"{records[0]['date']}.\n",
         ]
     )
+
+
+def _refuse_unlike(records: Sequence[Record]) -> None:
+    """Refuse records whose errors are not of the same draws of the same tasks."""
+    kinds = {
+        (
+            str(record["parameters"]),
+            record["seed"],
+            str([split["tasks"] for split in record["results"]["splits"]]),
+        )
+        for record in records
+    }
+    if len(kinds) > 1:
+        names = [record["benchmark"] for record in records]
+        raise ValueError(f"Records of other divisions or seeds among {names}.")
 
 
 def _row(name: str, by_name: dict[str, Any]) -> list[str]:
@@ -90,8 +106,8 @@ def _verdict(by_name: dict[str, Any], order: list[str]) -> str:
     shown = " and ".join(f"{g:.1%} at {shot} rows" for shot, g in gains.items())
     enough = all(gain < ENOUGH for gain in gains.values())
     return (
-        f"{said}\nThe least error of any method is {shown} below that of the linear "
-        f"mixed model{': a mixed model is enough' if enough else ''}.\n"
+        f"{said}\nThe least test error of any method is {shown} below that of the "
+        f"linear mixed model{': a mixed model is enough' if enough else ''}.\n"
     )
 
 

@@ -86,8 +86,10 @@ def methods(kind: str, seed: int) -> dict[str, Any]:
         **own,
         "ALPaCA": BayesianLinearNetRegressor(**common),
         "deep kernel": DeepKernelRegressor(**common),
-        "neural process": NeuralProcessRegressor(**common),
-        "latent neural process": NeuralProcessRegressor(latent=True, **common),
+        "neural process": NeuralProcessRegressor(attention=False, **common),
+        "latent neural process": NeuralProcessRegressor(
+            latent=True, attention=False, **common
+        ),
         "attentive neural process": NeuralProcessRegressor(attention=True, **common),
         "in-context (TNP-D)": InContextRegressor(**common),
         "probabilistic MAML": ProbabilisticMAMLRegressor(**common),

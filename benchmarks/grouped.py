@@ -45,11 +45,14 @@ def divided(tasks: TaskSet, split: int, fraction: float) -> tuple[TaskSet, TaskS
     return tasks[np.sort(order[:n_train])], tasks[np.sort(order[n_train:])]
 
 
-def chosen(name: str, train: TaskSet, split: int) -> tuple[Any, dict[str, Any]]:
-    """Return a method fitted to training tasks, and the parameters chosen there."""
+def chosen(name: str, train: TaskSet, split: int) -> tuple[Any, dict[str, Any], int]:
+    """Return a fitted method, the parameters chosen, and how many candidates failed.
+
+    All by training tasks.
+    """
     estimator, grid = METHODS[name](split)
     if not grid:
-        return estimator.fit(train), {}
+        return estimator.fit(train), {}, 0
     search = GridSearchCV(
         estimator,
         grid,
@@ -57,7 +60,8 @@ def chosen(name: str, train: TaskSet, split: int) -> tuple[Any, dict[str, Any]]:
         cv=TaskKFold(3, shuffle=True, random_state=split),
         error_score=np.nan,  # a candidate that diverges loses
     ).fit(train)
-    return search.best_estimator_, search.best_params_
+    n_failed = int(np.isnan(search.cv_results_["mean_test_score"]).sum())
+    return search.best_estimator_, search.best_params_, n_failed
 
 
 def has_std(estimator: Any) -> bool:
@@ -105,7 +109,7 @@ def run(name: str, tasks: TaskSet, args: argparse.Namespace) -> dict[str, Any]:
     for split in range(args.splits):
         train, test = divided(tasks, split, args.fraction)
         start = time.process_time()
-        estimator, parameters = chosen(name, train, split)
+        estimator, parameters, n_failed = chosen(name, train, split)
         seconds = time.process_time() - start
         metrics = ["rmse"]
         if has_std(estimator):
@@ -113,6 +117,7 @@ def run(name: str, tasks: TaskSet, args: argparse.Namespace) -> dict[str, Any]:
         record: dict[str, Any] = {
             "tasks": list(test.names),
             "parameters": {key: str(value) for key, value in parameters.items()},
+            "candidates_failed": n_failed,
             "training_s": seconds,
             "errors": errors(estimator, test, metrics, args.seed),
         }

@@ -22,11 +22,13 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from sklmeta import (
+    BayesianLinearNetRegressor,
     DeepKernelRegressor,
     HierarchicalLinearRegressor,
     MAMLRegressor,
     PerTaskRegressor,
     PooledRegressor,
+    RidgeNetRegressor,
     TaskSet,
     make_meta_pipeline,
 )
@@ -86,6 +88,8 @@ def methods(seed: int) -> dict[str, Any]:
             random_effects="intercept"
         ),
         "MAML": MAMLRegressor(**common),
+        "R2-D2": RidgeNetRegressor(**common),
+        "ALPaCA": BayesianLinearNetRegressor(**common),
         "deep kernel": DeepKernelRegressor(**common),
         REFERENCE: HierarchicalLinearRegressor(),
     }
