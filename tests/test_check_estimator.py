@@ -18,17 +18,26 @@ from sklearn.utils.multiclass import type_of_target
 from torch import nn
 
 from sklmeta import (
+    ABMLClassifier,
     ANILClassifier,
     ANILRegressor,
+    BayesianLinearNetRegressor,
     CAVIAClassifier,
+    DeepKernelClassifier,
+    DeepKernelRegressor,
     FewShotClassifier,
     FewShotRegressor,
+    InContextClassifier,
     MAMLClassifier,
     MAMLRegressor,
+    NeuralProcessClassifier,
+    NeuralProcessRegressor,
     PerTaskClassifier,
     PerTaskRegressor,
     PooledClassifier,
     PooledRegressor,
+    ProbabilisticMAMLClassifier,
+    ProbabilisticMAMLRegressor,
     ProtoNetClassifier,
     RelationNetClassifier,
     RidgeNetClassifier,
@@ -60,10 +69,20 @@ RIDGE_CLASSIFIER = RidgeNetClassifier(max_iter=5, **FEW_UPDATES)
 RIDGE_REGRESSOR = RidgeNetRegressor(
     n_shot=20, normalize_y="task", max_iter=40, **FEW_UPDATES
 )
+NUMBERS = {"n_shot": 20, "normalize_y": "task", **FEW_UPDATES}
+DRAWN = {"n_samples": 5, "kl_weight": 0.01, "max_iter": 20, **FEW_UPDATES}
+SMALL_NET = {"hidden_size": 32, "n_heads": 4, "encoder_depth": 2, **FEW_UPDATES}
 CLASSIFIERS = {
+    "abml": ABMLClassifier(inner_lr=0.5, n_train_samples=1, **DRAWN),
     "anil": ANIL_CLASSIFIER,
     "cavia": CAVIA_CLASSIFIER,
+    "deep kernel": DeepKernelClassifier(max_iter=5, **FEW_UPDATES),
+    "in context": InContextClassifier(
+        n_layers=2, max_iter=60, outer_lr=3e-3, **SMALL_NET
+    ),
     "maml": MAML_CLASSIFIER,
+    "neural process": NeuralProcessClassifier(max_iter=5, **SMALL_NET),
+    "probabilistic maml": ProbabilisticMAMLClassifier(inner_lr=0.5, **DRAWN),
     "protonet": PROTONET,
     "relation": RELATION_NET,
     "ridge": RIDGE_CLASSIFIER,
@@ -72,7 +91,13 @@ CLASSIFIERS = {
 }
 REGRESSORS = {
     "anil": ANIL_REGRESSOR,
+    "bayesian linear": BayesianLinearNetRegressor(max_iter=40, **NUMBERS),
+    "deep kernel": DeepKernelRegressor(max_iter=40, **NUMBERS),
     "maml": MAML_REGRESSOR,
+    "neural process": NeuralProcessRegressor(max_iter=5, **SMALL_NET),
+    "probabilistic maml": ProbabilisticMAMLRegressor(
+        inner_lr=0.1, n_samples=5, max_iter=40, **NUMBERS
+    ),
     "ridge": RIDGE_REGRESSOR,
     "pooled": PooledRegressor(),
     "per task": PerTaskRegressor(),
@@ -204,6 +229,35 @@ class RidgeNetShared(SelfTrainedClassifier):
     algorithm, labels = "ridge", "shared"
 
 
+class ABMLLocal(SelfTrainedClassifier):
+    algorithm, labels = "abml", "local"
+
+
+class DeepKernelLocal(SelfTrainedClassifier):
+    algorithm, labels = "deep kernel", "local"
+
+
+class DeepKernelShared(SelfTrainedClassifier):
+    algorithm, labels = "deep kernel", "shared"
+
+
+class InContextLocal(SelfTrainedClassifier):
+    algorithm, labels = "in context", "local"
+
+
+class NeuralProcessLocal(SelfTrainedClassifier):
+    algorithm, labels = "neural process", "local"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # its fit is learned, in minutes
+        return tags
+
+
+class ProbabilisticMAMLLocal(SelfTrainedClassifier):
+    algorithm, labels = "probabilistic maml", "local"
+
+
 class PerTaskLocal(SelfTrainedClassifier):
     algorithm, labels = "per task", "local"
 
@@ -247,6 +301,27 @@ class RidgeNetRegression(SelfTrainedRegressor):
     algorithm = "ridge"
 
 
+class BayesianLinearRegression(SelfTrainedRegressor):
+    algorithm = "bayesian linear"
+
+
+class DeepKernelRegression(SelfTrainedRegressor):
+    algorithm = "deep kernel"
+
+
+class NeuralProcessRegression(SelfTrainedRegressor):
+    algorithm = "neural process"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # its fit is learned, in minutes
+        return tags
+
+
+class ProbabilisticMAMLRegression(SelfTrainedRegressor):
+    algorithm = "probabilistic maml"
+
+
 class PerTaskRegression(SelfTrainedRegressor):
     algorithm = "per task"
 
@@ -266,6 +341,10 @@ class PooledRegression(SelfTrainedRegressor):
         *(MAMLLocal, MAMLShared, ProtoNetLocal, ProtoNetShared, MAMLRegression),
         *(ANILLocal, ANILShared, ANILRegression, CAVIALocal),
         *(RelationNetLocal, RidgeNetLocal, RidgeNetShared, RidgeNetRegression),
+        *(DeepKernelLocal, DeepKernelShared, DeepKernelRegression),
+        *(BayesianLinearRegression, ABMLLocal, InContextLocal),
+        *(ProbabilisticMAMLLocal, ProbabilisticMAMLRegression),
+        *(NeuralProcessLocal, NeuralProcessRegression),
         *(PerTaskLocal, PerTaskShared, PooledLocal, PooledShared),
         *(PerTaskRegression, PooledRegression),
     ],
