@@ -1,5 +1,6 @@
 """Verbs and calibration of meta-learners with predictive densities."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -10,8 +11,19 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklmeta import (
+    ABMLClassifier,
+    ABMLRegressor,
+    BayesianLinearNetRegressor,
+    DeepKernelClassifier,
+    DeepKernelRegressor,
     HierarchicalLinearRegressor,
+    InContextClassifier,
+    InContextRegressor,
     MAMLRegressor,
+    NeuralProcessClassifier,
+    NeuralProcessRegressor,
+    ProbabilisticMAMLClassifier,
+    ProbabilisticMAMLRegressor,
     TaskSet,
     make_meta_pipeline,
 )
@@ -23,6 +35,7 @@ from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.densities import PredictsDensity
 from sklmeta.engine.embedding import EmbeddingLearner
+from sklmeta.episodic import EpisodicMetaLearner
 from sklmeta.metric import ProtoNet
 from sklmeta.model_selection import evaluate
 from sklmeta.model_selection._predictions import episode_predictions
@@ -235,3 +248,46 @@ def test_meta_loss_is_the_negative_log_density():
     loss = learner.meta_loss(Episodes(rows, rows))
     want = -norm(4 / 3, np.sqrt(4 / 3)).logpdf([1.0, 3.0]).mean()
     torch.testing.assert_close(loss, torch.tensor([want], dtype=loss.dtype))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(ABMLClassifier, ABMLRegressor, BayesianLinearNetRegressor),
+        *(DeepKernelClassifier, DeepKernelRegressor),
+        *(InContextClassifier, InContextRegressor),
+        *(NeuralProcessClassifier, NeuralProcessRegressor),
+        *(ProbabilisticMAMLClassifier, ProbabilisticMAMLRegressor),
+    ],
+)
+def test_parameters_act_when_a_learner_is_built_or_when_adapting(kind):
+    everyones = inspect.signature(EpisodicMetaLearner).parameters
+    in_every_fit = {"calibrate", "checkpoint_steps"}
+    own = set(inspect.signature(kind).parameters) - set(everyones) - in_every_fit
+    assert own <= {*kind._structural_parameters, *kind._adaptation_parameters}
+
+
+@pytest.mark.parametrize(
+    ("meta", "name", "value"),
+    [
+        (InContextRegressor(n_layers=1), "prior_fraction", 0.5),
+        (NeuralProcessRegressor(hidden_size=8, latent=True), "prior_fraction", 0.5),
+        (NeuralProcessRegressor(hidden_size=8, latent=True), "n_train_samples", 2),
+    ],
+)
+def test_warm_starts_refuse_what_they_would_ignore(meta, name, value):
+    tasks = level_tasks(10)
+    meta.set_params(max_iter=1, random_state=0, warm_start=True).fit(tasks)
+    before = getattr(meta, name)
+    with pytest.raises(ValueError, match=f"{name}={value} acts in the first fit"):
+        meta.set_params(**{name: value}).fit(tasks)
+    assert meta.set_params(**{name: before}).fit(tasks).n_iter_ == 2
+
+
+def test_warm_starts_draw_noise_for_the_tasks_of_todays_batches():
+    tasks = level_tasks(10)
+    options = {"max_iter": 1, "random_state": 0, "warm_start": True}
+    meta = ABMLRegressor(nn.Linear(2, 2), inner_steps=1, **options)
+    meta.set_params(batch_size=2).fit(tasks)
+    noise = meta.set_params(batch_size=8).fit(tasks).learner_.noise_of_update(8)
+    assert len(noise.unique(dim=0)) == 8

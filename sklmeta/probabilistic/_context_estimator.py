@@ -34,6 +34,7 @@ class ContextEstimator(ProbabilisticMetaLearner):
 
     _structural_parameters: ClassVar[tuple[str, ...]] = (
         *ProbabilisticMetaLearner._structural_parameters,
+        "prior_fraction",
     )
 
     def __init__(

@@ -119,6 +119,12 @@ class SampledWeightsMetaLearner(GradientMetaLearner, ProbabilisticMetaLearner):
         check_positive("initial_std", self.initial_std)
         check_choice("first_order", self.first_order, (True, False))
 
+    def _prepared(self, *arguments: Any) -> tuple[Any, Any]:
+        """Return what `EpisodicMetaLearner` does; `batch_size` may have changed."""
+        preparation, learner = super()._prepared(*arguments)
+        learner.noise_tasks = self.batch_size
+        return preparation, learner
+
     def _make_learner(
         self,
         backbone: nn.Module,

@@ -136,7 +136,7 @@ class _NeuralProcessEstimator(ContextEstimator):
     _structural_parameters = (
         *ContextEstimator._structural_parameters,
         *("latent", "attention", "hidden_size", "encoder_depth", "decoder_depth"),
-        "n_heads",
+        *("n_heads", "n_train_samples"),
     )
 
     def __init__(
