@@ -9,7 +9,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ from sklmeta import _episodes
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
+from sklmeta._task_rows import TransformedTasks
 from sklmeta.backbones.initialization import global_seed
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.byte_counts import as_bytes
@@ -181,13 +182,28 @@ def split_held_out(
     if not estimator._holds_out:
         return tasks, None
     if not isinstance(tasks, TaskSet | ClassPool):
-        return tasks, tasks
+        return _divided(tasks, estimator.validation_fraction, seed)
     reason = "early_stopping=True"
     if not estimator.early_stopping:
         reason = f"calibrate={estimator.calibrate!r}"
     return _episodes.hold_out(
         tasks, estimator.validation_fraction, estimator.n_way, seed, reason
     )
+
+
+def _divided(distribution: Any, fraction: float, seed: int) -> tuple[Any, Any]:
+    """Return distributions to train on and to hold out: the same one if all is fresh.
+
+    Those that repeat tasks have a method `hold_out`.
+    """
+    if isinstance(distribution, TransformedTasks):
+        parts = _divided(distribution.tasks, fraction, seed)
+        train, held_out = (replace(distribution, tasks=part) for part in parts)
+        return train, held_out
+    if hasattr(distribution, "hold_out"):
+        train, held_out = distribution.hold_out(fraction, seed)
+        return train, held_out
+    return distribution, distribution
 
 
 def fixed_episodes(

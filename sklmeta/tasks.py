@@ -46,6 +46,12 @@ class TaskDistribution(ABC):
     Inheriting is optional: whatever has a method `sample(n_tasks, random_state)`
     counts as one.
 
+    Notes
+    -----
+    Early stopping and ``calibrate=`` judge fresh tasks. A source that repeats tasks has
+    a second method, ``hold_out(fraction, random_state)``, which returns two sources
+    without common tasks: one to train on, and one to judge. `MixedTasks` has it.
+
     Examples
     --------
     >>> import numpy as np
