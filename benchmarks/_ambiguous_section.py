@@ -36,10 +36,10 @@ def ambiguous(record: Record) -> str:
             "## Supports that fit several tasks (`ambiguous.py`)\n",
             f"On {p['held_out']} new tasks of each problem, {p['draws']} draws of "
             f"each, after {p['updates']:,} meta-updates; 95 % t intervals over tasks. "
-            "MAML has one network. Differences are paired. The best draw is chosen by the "
-            "truth: draws of noise alone would lower its error too, and fall on both "
-            "explanations, so that what tells is how near draws are to any explanation, "
-            "and how certain each is.\n",
+            "MAML has one network. Differences are paired. The best draw is chosen by "
+            "the truth: draws of noise alone would lower its error too, and fall on "
+            "both explanations, so that what tells is how near draws are to any "
+            "explanation, and how certain each is.\n",
             f"A sine wave or a line, from 5 rows between {low:g} and {high:g} of -5 "
             f"to 5, with noise of {p['noise']}: tasks whose exact posterior "
             f"probability of a line is between {p['open'][0]} and {p['open'][1]}. A "

@@ -18,6 +18,7 @@ from sklmeta.engine.byte_counts import as_bytes
 from sklmeta.engine.training import OPTIMIZERS
 
 __all__ = [
+    "check_calibrate",
     "check_choice",
     "check_common_parameters",
     "check_fraction",
@@ -44,14 +45,18 @@ CALIBRATE_NUMBERS = """\
 calibrate : bool or float, default=False
     Hold tasks out of meta-training, and multiply standard deviations by what makes
     intervals of this probability hold as large a share of their query targets; True
-    stands for 0.9. `partial_fit` goes back to 1.
+    stands for 0.9. Acts in `fit` alone; `partial_fit` goes back to 1. With
+    `early_stopping` the same tasks choose the weights and this factor, which may then
+    err a little towards too sure.
 
 """
 
 CALIBRATE_LABELS = """\
 calibrate : bool, default=False
     Hold tasks out of meta-training, and divide logits by the temperature of least
-    cross-entropy there. `partial_fit` goes back to 1.
+    cross-entropy there. Acts in `fit` alone; `partial_fit` goes back to 1. With
+    `early_stopping` the same tasks choose the weights and the temperature, which may
+    then err a little towards too sure.
 
 """
 
@@ -105,8 +110,8 @@ early_stopping : bool, default=False
     Hold tasks out, stop when their loss no longer falls, and keep the best weights.
 
 validation_fraction : float, default=0.1
-    Share of tasks to hold out for early stopping (at least 5 tasks, or `n_way`
-    classes), unless `fit` gets `validation_tasks`.
+    Share of tasks to hold out for early stopping<or> (at least 5 tasks,
+    or `n_way` classes), unless `fit` gets `validation_tasks`.
 
 n_iter_no_change : int, default=10
     Epochs without improvement before early stopping.
@@ -184,14 +189,16 @@ def with_common_parameters(cls: Class) -> Class:
     The docstring holds the lines ``<common parameters>`` and ``<common attributes>``.
     """
     classifies = getattr(cls, "_classifies", True)
-    own = ""
+    own, use = "", ""
     if hasattr(cls, "_finish") and "calibrate" in signature(cls).parameters:
         own += CALIBRATE_LABELS if classifies else CALIBRATE_NUMBERS
+        use = " or `calibrate`"
     own += "" if classifies else NORMALIZE_Y
+    common = COMMON_PARAMETERS.replace("<or>", use)
     return filled_in(
         cls,
         {
-            "<common parameters>": own + COMMON_PARAMETERS,
+            "<common parameters>": own + common,
             "<common attributes>": COMMON_ATTRIBUTES,
         },
     )
@@ -276,6 +283,27 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     # Arrays are compared entry by entry: none of them is a choice.
     if getattr(value, "ndim", 0) > 0 or value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {shown(value)}.")
+
+
+def check_calibrate(value: Any, classifies: bool) -> None:
+    """Raise TypeError or ValueError unless `value` says whether, or how, to calibrate.
+
+    True and False do; of regressors also the probability of the intervals to be right.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return
+    is_number = isinstance(value, numbers.Real)
+    if is_number and not classifies and 0 < value < 1:
+        return
+    meant = (
+        "True or False for a classifier, whose temperature needs no probability; a "
+        "number between 0 and 1 is for regressors"
+        if classifies
+        else "True, False or a number between 0 and 1, the probability of the "
+        "intervals to make right; True stands for 0.9"
+    )
+    error = ValueError if is_number else TypeError
+    raise error(f"calibrate must be {meant}. Got {shown(value)}.")
 
 
 def check_integer(name: str, value: Any, least: int) -> None:

@@ -6,6 +6,7 @@ How sure a learner is of new tasks is only known from tasks that it was not trai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -17,7 +18,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from sklmeta._adapted import TorchModel
-from sklmeta._parameters import check_choice, check_fraction
+from sklmeta._parameters import check_calibrate
 from sklmeta._preparation import Preparation
 from sklmeta.base import MetaProbabilisticRegressorMixin
 from sklmeta.engine.batches import Episodes
@@ -37,6 +38,26 @@ __all__ = [
 
 USUAL_LEVEL = 0.9
 LARGEST_LOG_TEMPERATURE = 5.0
+AT_THE_BOUND = 0.01  # of it, where a search that runs into it ends
+
+NO_SIGNAL = (
+    "predictions carry next to no signal on the held-out tasks: their labels are as "
+    "well told by almost equal probabilities, which is what logits divided by {:.3g}, "
+    "the largest temperature that is tried, give. Check that support rows tell "
+    "something about the query rows of new tasks, train for longer, or hold out more "
+    "tasks."
+)
+NO_ERRORS = (
+    "the temperature is {:.3g}, the smallest that is tried. Either next to all query "
+    "rows of the held-out tasks are predicted right, so that they do not tell how sure "
+    "to be, or logits hardly differ. Hold out more tasks, with validation_fraction or "
+    "fit(..., validation_tasks=...), or train for longer."
+)
+NOTHING_TOLD = (
+    "{} on the held-out tasks, which say nothing about how far to trust predictions: "
+    "they are left as they are. Hold out other tasks, with validation_fraction or "
+    "fit(..., validation_tasks=...), or use calibrate=False."
+)
 
 
 class ProbabilisticParameters(CommonParameters, total=False):
@@ -47,8 +68,6 @@ class ProbabilisticParameters(CommonParameters, total=False):
 
 class ProbabilisticMetaLearner(EpisodicMetaLearner):
     """Base of the meta-learners whose torch learner `PredictsDensity`."""
-
-    _exempt_parameters = (*EpisodicMetaLearner._exempt_parameters, "calibrate")
 
     def __init__(
         self,
@@ -62,11 +81,7 @@ class ProbabilisticMetaLearner(EpisodicMetaLearner):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if isinstance(self.calibrate, (bool, np.bool_)):
-            return
-        if self._classifies:
-            check_choice("calibrate", self.calibrate, (True, False))
-        check_fraction("calibrate", self.calibrate)
+        check_calibrate(self.calibrate, self._classifies)
 
     @property
     def _holds_out(self) -> bool:
@@ -124,8 +139,11 @@ def _std_factor(learner: Any, validation: Sequence[Episodes], level: float) -> f
         weights.append(share[mask].repeat_interleave(z.shape[-1]))
     found = _quantile(torch.cat(errors).numpy(), torch.cat(weights).numpy(), level)
     factor = found / norm.ppf((1 + level) / 2)
-    # Predictions that were exact, or not finite, say nothing about how far to trust.
-    return float(factor) if np.isfinite(factor) and factor > 0 else 1.0
+    if np.isfinite(factor) and factor > 0:
+        return float(factor)
+    exact = f"a share of {level:g} of the targets is predicted without any error"
+    _warn(NOTHING_TOLD, exact if factor == 0 else "errors are not finite")
+    return 1.0
 
 
 def _quantile(
@@ -151,7 +169,21 @@ def _temperature(learner: Any, validation: Sequence[Episodes]) -> float:
 
     limit = LARGEST_LOG_TEMPERATURE
     found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
-    return float(np.exp(found.x)) if np.isfinite(found.fun) else 1.0
+    if not np.isfinite(found.fun):
+        _warn(NOTHING_TOLD, "losses are not finite")
+        return 1.0
+    if loss(0.0) <= found.fun:  # as where all is told right, and surely
+        return 1.0
+    temperature = float(np.exp(found.x))
+    if abs(found.x) > limit - AT_THE_BOUND:
+        _warn(NO_SIGNAL if found.x > 0 else NO_ERRORS, temperature)
+    return temperature
+
+
+def _warn(message: str, value: Any) -> None:
+    """Warn the caller of `fit` of what calibration has found."""
+    text = "calibrate: " + message.format(value)
+    warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def _answered(logits: Tensor, episodes: Episodes) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -16,6 +17,7 @@ from sklmeta import (
     BayesianLinearNetRegressor,
     DeepKernelClassifier,
     DeepKernelRegressor,
+    FewShotRegressor,
     HierarchicalLinearRegressor,
     InContextClassifier,
     InContextRegressor,
@@ -207,6 +209,89 @@ def test_logits_are_tempered_on_held_out_tasks():
         for meta in (raw, tempered)
     ]
     assert losses[1].scores["score"].mean() < losses[0].scores["score"].mean()
+
+
+def clusters(of_support=1.0, noise=0.1, scale=1.0, n_tasks=30, n_rows=60):
+    """Tasks of three classes; the first row of each is at `of_support` its centre."""
+    rng, labels = np.random.default_rng(0), np.tile(np.arange(3), n_rows // 3)
+    angles, tasks = 2 * np.pi * np.arange(3) / 3, []
+    for _ in range(n_tasks):
+        angles = angles + rng.normal()
+        X = np.stack([np.cos(angles), np.sin(angles)], 1)[labels]
+        X[:3] *= of_support
+        tasks.append((scale * (X + noise * rng.normal(size=X.shape)), labels))
+    return TaskSet(tasks, labels="local")
+
+
+def tempered(tasks):
+    return DensityProtoNetClassifier(
+        calibrate=True,
+        n_shot=1,
+        support_order="first",
+        normalize_x=False,
+        max_iter=1,
+        random_state=0,
+    ).fit(tasks)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (clusters(of_support=-1), "carry next to no signal on the held-out tasks"),
+        (clusters(scale=0.1), "all query rows of the held-out tasks are predicted"),
+    ],
+)
+def test_temperatures_at_the_bound_of_the_search_are_warned_of(tasks, message):
+    with pytest.warns(UserWarning, match=f"calibrate: .*{message}") as caught:
+        tempered(tasks)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_temperatures_stay_where_none_is_better():
+    assert float(tempered(clusters(scale=100.0)).learner_.calibration) == 1
+
+
+def test_targets_without_error_are_warned_of():
+    tasks = TaskSet([(t.X, np.zeros(30)) for t in level_tasks(12)])
+    with pytest.warns(UserWarning, match=r"calibrate: a share of 0.9 .* without any"):
+        meta = fitted(tasks, calibrate=True)
+    assert float(meta.learner_.calibration) == 1
+
+
+def test_calibrate_acts_in_meta_training_only():
+    tasks = level_tasks(40)
+    meta, new = fitted(tasks), tasks[0]
+    message = "calibrate=0.5 acts in meta-training only"
+    with pytest.raises(ValueError, match=message):
+        meta.set_params(calibrate=0.5).adapt(new.X, new.y)
+    with pytest.raises(ValueError, match=message):
+        meta.score(tasks)
+    few_shot = FewShotRegressor(meta.set_params(calibrate=False))
+    grid = {"meta__calibrate": [0.5, 0.9]}
+    search = GridSearchCV(few_shot, grid, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match=message):
+        search.fit(new.X, new.y)
+    # Each call that trains reads it, and holds from then on.
+    meta.set_params(calibrate=True).partial_fit(tasks).adapt(new.X, new.y)
+    meta.set_params(calibrate=0.5, warm_start=True).fit(tasks).adapt(new.X, new.y)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [("yes", TypeError), (None, TypeError), (1, ValueError), (np.nan, ValueError)],
+)
+@pytest.mark.parametrize("kind", [NormalMeanRegressor, DensityProtoNetClassifier])
+def test_what_calibrate_may_be(kind, value, error):
+    meta = kind("identity", calibrate=value)
+    message = r"calibrate must be True.* False.* a number between 0 and 1.* Got "
+    with pytest.raises(error, match=f"{message}{value!r}"):
+        meta.fit(level_tasks(12))
+
+
+def test_fractions_of_calibrate_are_for_regressors():
+    with pytest.raises(ValueError, match=r"between 0 and 1 is for regressors. Got 0.5"):
+        DensityProtoNetClassifier(calibrate=0.5).fit(clusters(n_tasks=6))
 
 
 def test_pipelines_hand_deviations_on():

@@ -24,7 +24,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from sklmeta.datasets._random import RandomStateLike, as_generator
-from sklmeta.datasets.sinusoids import Range, check_count, check_range, uniform
+from sklmeta.datasets.sinusoids import (
+    Range,
+    check_count,
+    check_noise,
+    check_range,
+    uniform,
+)
 from sklmeta.tasks import TaskDistribution, TaskSet
 
 __all__ = ["AmbiguousAttributes", "SinusoidsOrLines"]
@@ -99,8 +105,7 @@ class SinusoidsOrLines(TaskDistribution):
         for name in ("amplitude", "phase", "slope", "intercept", "x_range"):
             check_range(name, getattr(self, name))
         check_count("n_samples", self.n_samples)
-        if not (0 <= self.noise < math.inf):
-            raise ValueError(f"noise must be a number >= 0, got {self.noise!r}.")
+        check_noise(self.noise)
         if self.support_range is not None:
             check_range("support_range", self.support_range)
             _check_support(self.n_support, self.n_samples)

@@ -20,7 +20,6 @@ For meta-learners that see few real tasks these are as many as are asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +29,18 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from sklmeta.datasets._random import RandomStateLike, as_generator
+from sklmeta.datasets.sinusoids import (
+    Range,
+    check_count,
+    check_noise,
+    check_range,
+    is_count,
+    uniform,
+)
 from sklmeta.tasks import TaskDistribution, TaskSet
 
 __all__ = ["GaussianProcessTasks", "make_gaussian_process_tasks"]
 
-Range = tuple[float, float]
 Array = NDArray[np.float64]
 
 # Of the output scale's square, added to the diagonal: a standard deviation of 1e-4
@@ -128,17 +134,16 @@ class GaussianProcessTasks(TaskDistribution):
 
     def __post_init__(self) -> None:
         """Refuse values that no task can be drawn from."""
-        if self.kernel not in _KERNELS:
+        if not isinstance(self.kernel, str) or self.kernel not in _KERNELS:
             raise ValueError(
                 f"kernel must be one of {sorted(_KERNELS)}, got {self.kernel!r}."
             )
         for name in ("length_scale", "output_scale", "period"):
-            _check_range(name, getattr(self, name), positive=True)
-        _check_range("x_range", self.x_range)
-        _check_count("n_features", self.n_features)
+            check_range(name, getattr(self, name), positive=True)
+        check_range("x_range", self.x_range)
+        check_count("n_features", self.n_features)
         _row_counts(self.n_samples)
-        if not (0 <= self.noise < math.inf):
-            raise ValueError(f"noise must be a number >= 0, got {self.noise!r}.")
+        check_noise(self.noise)
 
     def sample(self, n_tasks: int, random_state: RandomStateLike = None) -> TaskSet:
         """Draw tasks.
@@ -156,10 +161,11 @@ class GaussianProcessTasks(TaskDistribution):
             Tasks with X of shape (n_samples, n_features) and y of shape (n_samples,),
             float32.
         """
-        _check_count("n_tasks", n_tasks)
+        check_count("n_tasks", n_tasks)
         rng = as_generator(random_state)
         low, most = _row_counts(self.n_samples)
-        x = _uniform(rng, self.x_range, (n_tasks, most, self.n_features))
+        shape = n_tasks, most, self.n_features
+        x = uniform(rng, self.x_range, shape, np.float64)
         y = self._targets(x, rng)
         if low == most:
             offsets = np.arange(n_tasks + 1) * most
@@ -206,7 +212,7 @@ class GaussianProcessTasks(TaskDistribution):
         """Draw targets (T, rows) at x (T, rows, F), as many tasks as memory allows."""
         n_tasks, n_rows, n_features = x.shape
         parameters = [
-            _uniform(rng, bounds, (n_tasks,))
+            uniform(rng, bounds, (n_tasks,), np.float64)
             for bounds in (self.length_scale, self.output_scale, self.period)
         ]
         # The noise of a row is a draw of its own: together with the function's they
@@ -305,34 +311,12 @@ def _task_set(x: Array, y: Array, offsets: NDArray[np.int64]) -> TaskSet:
     return TaskSet.from_offsets(x.astype(np.float32), y.astype(np.float32), offsets)
 
 
-def _uniform(rng: Generator, bounds: Range, shape: tuple[int, ...]) -> Array:
-    low, high = bounds
-    return low + (high - low) * rng.random(shape)
-
-
-def _check_range(name: str, bounds: Range, *, positive: bool = False) -> None:
-    pair = np.asarray(bounds, dtype=float)
-    ascends = pair.shape == (2,) and np.isfinite(pair).all() and pair[0] <= pair[1]
-    if not ascends or (positive and pair[0] <= 0):
-        above = " above 0" if positive else ""
-        raise ValueError(
-            f"{name} must be two finite numbers{above}, (low, high) with low <= high, "
-            f"got {bounds!r}."
-        )
-
-
 def _row_counts(n_samples: Any) -> tuple[int, int]:
     """Return the least and the most rows of a task."""
     pair = n_samples if isinstance(n_samples, (tuple, list)) else (n_samples,) * 2
-    counts = [n for n in pair if isinstance(n, (int, np.integer)) and n >= 1]
-    if len(counts) != 2 or len(pair) != 2 or counts[0] > counts[1]:
+    if len(pair) != 2 or not all(map(is_count, pair)) or pair[0] > pair[1]:
         raise ValueError(
             "n_samples must be an int of at least 1, or a (low, high) pair of them "
             f"with low <= high, got {n_samples!r}."
         )
-    return int(counts[0]), int(counts[1])
-
-
-def _check_count(name: str, count: Any) -> None:
-    if not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {count!r}.")
+    return int(pair[0]), int(pair[1])

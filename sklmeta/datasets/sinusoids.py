@@ -12,10 +12,13 @@ the average of all waves, and a model per task has too few rows.
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from sklmeta.datasets._random import RandomStateLike, as_generator
 from sklmeta.tasks import TaskDistribution, TaskSet
@@ -78,8 +81,7 @@ class Sinusoids(TaskDistribution):
         for name in ("amplitude", "phase", "x_range"):
             check_range(name, getattr(self, name))
         check_count("n_samples", self.n_samples)
-        if not (0 <= self.noise < math.inf):
-            raise ValueError(f"noise must be a number >= 0, got {self.noise!r}.")
+        check_noise(self.noise)
 
     def sample(self, n_tasks: int, random_state: RandomStateLike = None) -> TaskSet:
         """Draw tasks.
@@ -168,22 +170,48 @@ def make_sinusoids(
     return waves.sample(n_tasks, random_state)
 
 
-def uniform(rng: Generator, bounds: Range, shape: tuple[int, int]) -> np.ndarray:
-    """Draw uniformly in single precision, which is what the networks compute in."""
+def uniform(
+    rng: Generator, bounds: Range, shape: tuple[int, ...], dtype: Any = np.float32
+) -> NDArray[Any]:
+    """Draw uniformly; by default in single precision, which networks compute in."""
     low, high = bounds
-    draw = rng.random(shape, dtype=np.float32)
-    return np.float32(low) + np.float32(high - low) * draw
+    as_type = np.dtype(dtype).type
+    return as_type(low) + as_type(high - low) * rng.random(shape, dtype=dtype)
 
 
-def check_range(name: str, bounds: Range) -> None:
-    pair = np.asarray(bounds, dtype=float)
-    if pair.shape != (2,) or not np.isfinite(pair).all() or pair[0] > pair[1]:
+def check_range(name: str, bounds: Any, *, positive: bool = False) -> None:
+    """Raise ValueError unless `bounds` are two numbers that ascend."""
+    if not _ascend(bounds) or (positive and bounds[0] <= 0):
+        above = " above 0" if positive else ""
         raise ValueError(
-            f"{name} must be two finite numbers (low, high) with low <= high, "
+            f"{name} must be two finite numbers{above}, (low, high) with low <= high, "
             f"got {bounds!r}."
         )
 
 
-def check_count(name: str, count: int) -> None:
-    if not isinstance(count, (int, np.integer)) or count < 1:
+def _ascend(bounds: Any) -> bool:
+    try:
+        pair = np.asarray(bounds)
+    except ValueError:  # sequences of several lengths
+        return False
+    if pair.shape != (2,) or pair.dtype.kind not in "iuf":
+        return False
+    return bool(np.isfinite(pair).all() and pair[0] <= pair[1])
+
+
+def check_count(name: str, count: Any) -> None:
+    """Raise ValueError unless `count` is an int of at least 1."""
+    if not is_count(count):
         raise ValueError(f"{name} must be an int of at least 1, got {count!r}.")
+
+
+def is_count(count: Any) -> bool:
+    """Tell ints of at least 1; True is none."""
+    is_int = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    return is_int and bool(count >= 1)
+
+
+def check_noise(noise: Any) -> None:
+    """Raise ValueError unless `noise` is a finite number that is not negative."""
+    if not isinstance(noise, numbers.Real) or not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a number >= 0, got {noise!r}.")

@@ -113,6 +113,12 @@ def test_seeds():
     assert first.shape != second.shape or (first != second).any()
 
 
+def test_draws_of_a_seed_stay_what_they_are():
+    tasks = make_gaussian_process_tasks(2, (2, 3), random_state=0).rows()
+    np.testing.assert_allclose(tasks.X[:3, 0], GOLDEN_X, rtol=1e-6)
+    np.testing.assert_allclose(tasks.y[:3], GOLDEN_Y, rtol=1e-5)
+
+
 def test_pickling_and_equality():
     tasks = GaussianProcessTasks("matern32", n_samples=(3, 6))
     assert pickle.loads(pickle.dumps(tasks)) == tasks
@@ -129,7 +135,17 @@ def test_pickling_and_equality():
         ({"n_features": 0}, "n_features must be an int"),
         ({"n_samples": (5, 2)}, r"n_samples must be .*got \(5, 2\)"),
         ({"n_samples": 2.5}, "n_samples must be .*got 2.5"),
+        ({"n_samples": True}, "n_samples must be .*got True"),
+        ({"n_samples": (1, 2, 3)}, r"n_samples must be .*got \(1, 2, 3\)"),
+        ({"n_samples": (True, 5)}, r"n_samples must be .*got \(True, 5\)"),
+        ({"n_features": True}, "n_features must be an int .*got True"),
         ({"noise": -1.0}, "noise must be a number >= 0"),
+        ({"noise": "x"}, "noise must be a number >= 0, got 'x'"),
+        ({"noise": None}, "noise must be a number >= 0, got None"),
+        ({"kernel": ["rbf"]}, r"kernel must be one of .*got \['rbf'\]"),
+        ({"length_scale": "ab"}, "length_scale must be two .*got 'ab'"),
+        ({"length_scale": ("1", "2")}, "length_scale must be two"),
+        ({"period": (0.1, [0.2, 0.3])}, "period must be two"),
     ],
 )
 def test_refusals(parameters, message):
