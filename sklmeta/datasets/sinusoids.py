@@ -213,5 +213,5 @@ def is_count(count: Any) -> bool:
 
 def check_noise(noise: Any) -> None:
     """Raise ValueError unless `noise` is a finite number that is not negative."""
-    if not isinstance(noise, numbers.Real) or not 0 <= noise < math.inf:
+    if not isinstance(noise, numbers.Real) or not 0 <= float(noise) < math.inf:
         raise ValueError(f"noise must be a number >= 0, got {noise!r}.")

@@ -141,6 +141,7 @@ def test_seeds_decide_what_is_drawn(kind):
         (SinusoidsOrLines, {"amplitude": (1, np.inf)}, "amplitude must be two finite"),
         (SinusoidsOrLines, {"support_range": (1, -1)}, "support_range must be"),
         (SinusoidsOrLines, {"n_samples": 0}, "n_samples must be an int of at least 1"),
+        (SinusoidsOrLines, {"noise": "x"}, "noise must be a number >= 0, got 'x'"),
         (SinusoidsOrLines, {"noise": -0.1}, "noise must be a number >= 0, got -0.1"),
         (SinusoidsOrLines, {"noise": np.nan}, "noise must be a number >= 0, got nan"),
         (

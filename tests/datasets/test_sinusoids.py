@@ -99,7 +99,7 @@ def test_distribution_equals_maker():
         ({"x_range": (0.0,)}, "x_range must be two finite numbers"),
         ({"n_samples": 0}, "n_samples must be an int of at least 1, got 0"),
         ({"n_samples": 2.5}, "n_samples must be an int of at least 1, got 2.5"),
-        ({"amplitude": "ab"}, "amplitude must be two finite numbers .*got 'ab'"),
+        ({"amplitude": "ab"}, "amplitude must be two finite numbers.*got 'ab'"),
         ({"n_samples": True}, "n_samples must be an int of at least 1, got True"),
         ({"noise": -1.0}, "noise must be a number >= 0, got -1.0"),
         ({"noise": "x"}, "noise must be a number >= 0, got 'x'"),
