@@ -18,19 +18,21 @@ from scipy.stats import norm
 from torch import Tensor
 
 from sklmeta._adapted import TorchModel
-from sklmeta._parameters import check_calibrate
+from sklmeta._parameters import check_calibrate, resolve_device
 from sklmeta._preparation import Preparation
-from sklmeta.base import MetaProbabilisticRegressorMixin
-from sklmeta.engine.batches import Episodes
-from sklmeta.engine.inference import run_episodes
+from sklmeta.base import MetaClassifierMixin, MetaProbabilisticRegressorMixin
+from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.inference import adapt, run_episodes
 from sklmeta.engine.losses import cross_entropy
 from sklmeta.episodic import (
     CommonParameters,
     EpisodicMetaLearner,
     EpisodicRegressorMixin,
 )
+from sklmeta.fewshot import FewShotClassifier
 
 __all__ = [
+    "ProbabilisticClassifierMixin",
     "ProbabilisticMetaLearner",
     "ProbabilisticParameters",
     "ProbabilisticRegressorMixin",
@@ -57,6 +59,18 @@ NOTHING_TOLD = (
     "{} on the held-out tasks, which say nothing about how far to trust predictions: "
     "they are left as they are. Hold out other tasks, with validation_fraction or "
     "fit(..., validation_tasks=...), or use calibrate=False."
+)
+LOCAL_LABELS = (
+    "adapt() was called without rows, and this {} was meta-trained on labels that mean "
+    "something in their task alone: without rows of a task nothing tells its classes "
+    "apart. Call adapt(X_support, y_support) with some labelled rows of the task. With "
+    "TaskSet(..., labels='shared') there is a prior."
+)
+OWN_STATISTICS = (
+    "adapt() was called without rows, and the backbone of this {} normalises by "
+    "statistics of the support rows, of which there are none. Call adapt(X_support, "
+    "y_support) with some labelled rows of the task, or use a backbone without batch "
+    "normalisation."
 )
 
 
@@ -115,6 +129,34 @@ class ProbabilisticRegressorMixin(
     def _prior_model(self: Any) -> TorchModel:
         """Return the model of a task without support rows."""
         return TorchModel.of_prior(self)
+
+
+class ProbabilisticClassifierMixin(MetaClassifierMixin):
+    """What classifiers add whose learner has a prior of shared labels."""
+
+    def _adapted_to_no_rows(self: Any) -> FewShotClassifier:
+        name = type(self).__name__
+        if self._label_kind == "local":
+            raise TypeError(LOCAL_LABELS.format(name))
+        if self.learner_.needs_equal_rows and not self.learner_.transductive:
+            raise TypeError(OWN_STATISTICS.format(name))
+        few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
+        meta = few_shot._fitted_meta()
+        prior = few_shot._blank(meta)
+        prior._model = _prior_of_labels(meta)
+        prior.classes_ = meta._preparation.classes
+        return few_shot._take_over(prior)
+
+
+def _prior_of_labels(meta: Any) -> TorchModel:
+    """Return the model of a task without support rows."""
+    device, shape = resolve_device(meta.device), meta._preparation.input_shape
+    masked = Rows(
+        torch.zeros(1, 1, *shape, device=device),
+        torch.zeros(1, 1, dtype=torch.long, device=device),
+        torch.zeros(1, 1, dtype=torch.bool, device=device),
+    )
+    return TorchModel(meta, adapt(meta._configured_learner(), masked))
 
 
 def _calibrated(learner: Any, value: float) -> None:

@@ -40,6 +40,15 @@ __all__ = [
     "MetaRegressorMixin",
 ]
 
+NO_PRIOR = (
+    "adapt() was called without rows, and this {} has no prior for a task of which "
+    "none is known. Call adapt(X_support, y_support) with some labelled rows of the "
+    "task. Regressors with predictive densities, such as NeuralProcessRegressor, "
+    "DeepKernelRegressor and HierarchicalLinearRegressor, have a prior, and so have, "
+    "with labels that mean the same in all tasks, NeuralProcessClassifier, "
+    "InContextClassifier, ABMLClassifier and ProbabilisticMAMLClassifier."
+)
+
 
 class BaseMetaLearner(BaseEstimator):
     """Base of all meta-learners: their verbs, whatever the algorithm.
@@ -176,14 +185,19 @@ class BaseMetaLearner(BaseEstimator):
 
     # Adapting and predicting -----------------------------------------------------
 
-    def adapt(self, X_support: ArrayLike, y_support: ArrayLike | None = None) -> Any:
-        """Adapt to a new task.
+    def adapt(
+        self,
+        X_support: ArrayLike | None = None,
+        y_support: ArrayLike | None = None,
+    ) -> Any:
+        """Adapt to a new task; without arguments, to one of which no row is known.
 
         Parameters
         ----------
-        X_support : array-like of shape (n_support, n_features) or images
-            Rows of the new task.
-        y_support : array-like of shape (n_support,) or (n_support, n_outputs)
+        X_support : array-like of shape (n_support, n_features) or images, default=None
+            Rows of the new task; only meta-learners with a prior go without.
+        y_support : array-like of shape (n_support,) or (n_support, n_outputs), \
+default=None
             Their labels or targets.
 
         Returns
@@ -196,12 +210,17 @@ class BaseMetaLearner(BaseEstimator):
         ------
         NotFittedError
             Before `fit`.
+        TypeError
+            If there are no rows, and no prior.
         ValueError
             If the rows do not fit the meta-training tasks.
         """
         check_is_fitted(self)
         self._check_parameters()
-        self.adapted_ = self._adapted_to(X_support, y_support)
+        if X_support is None and y_support is None:
+            self.adapted_ = self._adapted_to_no_rows()
+        else:
+            self.adapted_ = self._adapted_to(X_support, y_support)
         return self.adapted_
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -257,6 +276,10 @@ class BaseMetaLearner(BaseEstimator):
     def _adapted_to(self, X: Any, y: Any) -> Any:
         """Return the few-shot estimator of this meta-learner, fitted to rows."""
         raise NotImplementedError
+
+    def _adapted_to_no_rows(self) -> Any:
+        """Return the few-shot estimator of a task of which no row is known."""
+        raise TypeError(NO_PRIOR.format(type(self).__name__))
 
     def _last_adapted(self) -> Any:
         check_is_fitted(self)
@@ -434,40 +457,8 @@ class MetaProbabilisticRegressorMixin(MetaRegressorMixin):
                 model = self._adapted_model(support, y[episode.support], None)
                 yield model.predict_std(take_rows(query_X, episode.query))
 
-    def adapt(
-        self: Any,
-        X_support: ArrayLike | None = None,
-        y_support: ArrayLike | None = None,
-    ) -> FewShotRegressor:
-        """Adapt to a new task; without arguments, to one of which no row is known.
-
-        Parameters
-        ----------
-        X_support : array-like of shape (n_support, n_features) or images, default=None
-            Rows of the new task.
-        y_support : array-like of shape (n_support,) or (n_support, n_outputs), \
-default=None
-            Their targets.
-
-        Returns
-        -------
-        FewShotRegressor
-            A fitted estimator for this task, independent of what is done to this
-            meta-learner later; also kept as `adapted_`.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        ValueError
-            If the rows do not fit the meta-training tasks.
-        """
-        if X_support is not None or y_support is not None:
-            return super().adapt(X_support, y_support)
-        check_is_fitted(self)
-        self._check_parameters()
-        self.adapted_ = FewShotRegressor(self._own_copy())._of_prior()
-        return self.adapted_
+    def _adapted_to_no_rows(self: Any) -> FewShotRegressor:
+        return FewShotRegressor(self._own_copy())._of_prior()
 
     def predict(self: Any, X: ArrayLike, return_std: bool = False) -> Any:
         """Predict rows of the task that was adapted to last.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
 
@@ -192,15 +194,18 @@ class MetaPipeline(LearningSteps):
     # Adapting and predicting -----------------------------------------------------
 
     def adapt(
-        self, X_support: ArrayLike, y_support: ArrayLike | None = None
+        self,
+        X_support: ArrayLike | None = None,
+        y_support: ArrayLike | None = None,
     ) -> Pipeline:
-        """Adapt to a new task.
+        """Adapt to a new task; without arguments, to one of which no row is known.
 
         Parameters
         ----------
-        X_support : array-like of shape (n_support, n_features) or images
-            Rows of the new task.
-        y_support : array-like of shape (n_support,) or (n_support, n_outputs)
+        X_support : array-like of shape (n_support, n_features) or images, default=None
+            Rows of the new task; only meta-learners with a prior go without.
+        y_support : array-like of shape (n_support,) or (n_support, n_outputs), \
+default=None
             Their labels or targets.
 
         Returns
@@ -215,11 +220,15 @@ class MetaPipeline(LearningSteps):
         NotFittedError
             Before `fit`.
         TypeError
-            If tasks are given instead of rows.
+            If tasks are given instead of rows; or no rows, where the meta-learner has
+            no prior or a transformer is fitted to each task.
         ValueError
             If the rows do not fit the meta-training tasks.
         """
-        self.adapted_ = self._adapted_to(X_support, y_support)
+        if X_support is None and y_support is None:
+            self.adapted_ = self._adapted_to_no_rows()
+        else:
+            self.adapted_ = self._adapted_to(X_support, y_support)
         return self.adapted_
 
     _last_adapted = BaseMetaLearner._last_adapted
@@ -305,6 +314,24 @@ class MetaPipeline(LearningSteps):
         self._check_ready()
         steps, X = self._fitted.adapted_to(rows_of_one_task(X), y)
         few_shot = self._last._own_copy().adapt(X, y)
+        return Pipeline([*steps, (self.steps[-1][0], few_shot)])
+
+    def _adapted_to_no_rows(self) -> Pipeline:
+        """Return the fitted pipeline of a task of which no row is known."""
+        self._check_ready()
+        few_shot = self._last._own_copy().adapt()
+        steps: list[tuple[str, Any]] = []
+        for name, step in self._fitted.steps:
+            if step is not None and step.per_task:
+                raise TypeError(
+                    f"adapt() was called without rows, and step {name!r} of this "
+                    f"{type(self).__name__} has per_task=True: it is fitted to the "
+                    "support rows of a task. Call adapt(X_support, y_support), or use "
+                    "per_task=False."
+                )
+            # A copy, since `set_output` reaches what is frozen.
+            own = "passthrough" if step is None else FrozenEstimator(deepcopy(step))
+            steps.append((name, own))
         return Pipeline([*steps, (self.steps[-1][0], few_shot)])
 
     # Judging ---------------------------------------------------------------------

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from sklmeta import (
@@ -21,12 +23,15 @@ from sklmeta import (
     HierarchicalLinearRegressor,
     InContextClassifier,
     InContextRegressor,
+    MAMLClassifier,
     MAMLRegressor,
+    MetaPipeline,
     NeuralProcessClassifier,
     NeuralProcessRegressor,
     ProbabilisticMAMLClassifier,
     ProbabilisticMAMLRegressor,
     TaskSet,
+    TaskTransformer,
     make_meta_pipeline,
 )
 from sklmeta._probabilistic import (
@@ -376,3 +381,114 @@ def test_warm_starts_draw_noise_for_the_tasks_of_todays_batches():
     meta.set_params(batch_size=2).fit(tasks)
     noise = meta.set_params(batch_size=8).fit(tasks).learner_.noise_of_update(8)
     assert len(noise.unique(dim=0)) == 8
+
+
+def class_tasks(shares=(0.6, 0.3, 0.1), n_tasks=20, n_rows=30, labels="shared"):
+    """Tasks of noise, whose classes have certain shares of the rows."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(np.array(["a", "b", "c"]), p=shares, size=(n_tasks, n_rows))
+    y[:, :3] = ["a", "b", "c"]
+    X = rng.normal(size=(n_tasks, n_rows, 2))
+    return TaskSet(list(zip(X, y, strict=True)), labels=labels)
+
+
+def small_net(input_shape):
+    return nn.Linear(*input_shape, 4)
+
+
+SMALL = {"hidden_size": 8, "n_heads": 2}
+QUICK = {"max_iter": 150, "outer_lr": 0.01, "n_query": None, "random_state": 0}
+OF_LABELS = [
+    NeuralProcessClassifier(**SMALL, prior_fraction=0.3, **QUICK),
+    InContextClassifier(**SMALL, n_layers=1, prior_fraction=0.3, **QUICK),
+    ABMLClassifier(small_net, inner_steps=1, inner_lr=0.01, **QUICK),
+    ProbabilisticMAMLClassifier(small_net, inner_steps=1, inner_lr=0.01, **QUICK),
+]
+each_of_labels = pytest.mark.parametrize(
+    "meta", OF_LABELS, ids=lambda m: type(m).__name__
+)
+
+
+@each_of_labels
+def test_the_prior_of_shared_labels_is_how_often_they_come(meta):
+    meta = clone(meta).fit(class_tasks())
+    X = np.random.default_rng(1).normal(size=(5, 2))
+    model = meta.adapt()
+    assert meta.adapted_ is model
+    assert list(model.classes_) == ["a", "b", "c"]
+    assert list(model.predict(X)) == ["a"] * 5
+    found = model.predict_proba(X)
+    np.testing.assert_allclose(found, [[0.6, 0.3, 0.1]] * 5, atol=0.2)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(model)).predict_proba(X), found
+    )
+
+
+@each_of_labels
+def test_local_labels_have_no_prior(meta):
+    meta = clone(meta).set_params(max_iter=1, n_shot=2)
+    meta.fit(class_tasks((0.4, 0.3, 0.3), labels="local"))
+    with pytest.raises(TypeError, match=r"tells its classes apart. Call adapt"):
+        meta.adapt()
+    assert not hasattr(meta, "adapted_")
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_who_has_no_prior_says_so(piped):
+    meta = MAMLClassifier(small_net, max_iter=1, random_state=0)
+    meta = make_meta_pipeline(StandardScaler(), meta) if piped else meta
+    with pytest.raises(
+        TypeError, match=r"this MAMLClassifier has no prior .* Call ada"
+    ):
+        meta.fit(class_tasks()).adapt()
+    with pytest.raises(NotFittedError):
+        clone(meta).adapt()
+
+
+def test_there_is_no_prior_of_rows_that_support_rows_normalise():
+    def normed(input_shape):
+        return nn.Sequential(nn.Linear(*input_shape, 4), nn.BatchNorm1d(4))
+
+    meta = ABMLClassifier(normed, max_iter=1, inner_steps=1, random_state=0)
+    with pytest.raises(TypeError, match="normalises by statistics of the support rows"):
+        meta.fit(class_tasks()).adapt()
+
+
+@pytest.mark.parametrize("kind", ["regression", "shared"])
+def test_pipelines_have_the_prior_of_their_last_step(kind):
+    if kind == "shared":
+        tasks, meta = class_tasks(), clone(OF_LABELS[0]).set_params(max_iter=2)
+    else:
+        tasks = level_tasks(40)
+        meta = NormalMeanRegressor("identity", max_iter=1, random_state=0)
+    scaler = StandardScaler().fit(tasks.rows().X)
+    steps = (StandardScaler(), "passthrough", TaskTransformer(MinMaxScaler()))
+    pipeline = make_meta_pipeline(*steps, meta).fit(tasks)
+    X = tasks[0].X
+    model = pipeline.adapt()
+    assert pipeline.adapted_ is model
+    moved = (
+        MinMaxScaler()
+        .fit(scaler.transform(tasks.rows().X))
+        .transform(scaler.transform(X))
+    )
+    want = pipeline[-1].adapt().predict(moved)
+    found = model.predict(X)
+    if kind == "shared":
+        np.testing.assert_array_equal(found, want)
+        assert model.predict_proba(X).shape == (len(X), 3)
+    else:
+        np.testing.assert_allclose(found, want)
+        assert (pipeline.predict(X, return_std=True)[1] > 0).all()
+
+
+def test_what_is_fitted_to_each_task_needs_its_rows():
+    steps = [
+        ("scale", TaskTransformer(StandardScaler(), per_task=True)),
+        ("meta", NormalMeanRegressor("identity", max_iter=1, random_state=0)),
+    ]
+    pipeline = MetaPipeline(steps).fit(level_tasks(20))
+    with pytest.raises(
+        TypeError, match="step 'scale' of this MetaPipeline has per_tas"
+    ):
+        pipeline.adapt()

@@ -51,8 +51,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklmeta._probabilistic import ProbabilisticRegressorMixin
-from sklmeta.base import MetaClassifierMixin
+from sklmeta._probabilistic import (
+    ProbabilisticClassifierMixin,
+    ProbabilisticRegressorMixin,
+)
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State
 from sklmeta.engine.mapping import task_gradients
@@ -287,7 +289,7 @@ class _ABMLEstimator(SampledWeightsMetaLearner):
 
 
 @with_sampling_parameters
-class ABMLClassifier(MetaClassifierMixin, _ABMLEstimator):
+class ABMLClassifier(ProbabilisticClassifierMixin, _ABMLEstimator):
     """Classifier with a posterior over weights, by a few gradient steps.
 
     Amortised Bayesian meta-learning [1]_: the weights of a task's network have a normal

@@ -43,8 +43,10 @@ from sklmeta._parameters import (
     filled_in,
     with_common_parameters,
 )
-from sklmeta._probabilistic import ProbabilisticRegressorMixin
-from sklmeta.base import MetaClassifierMixin
+from sklmeta._probabilistic import (
+    ProbabilisticClassifierMixin,
+    ProbabilisticRegressorMixin,
+)
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State
 from sklmeta.engine.losses import gaussian_nll
@@ -332,7 +334,7 @@ class _InContextEstimator(ContextEstimator):
 
 
 @_with_parameters
-class InContextClassifier(MetaClassifierMixin, _InContextEstimator):
+class InContextClassifier(ProbabilisticClassifierMixin, _InContextEstimator):
     """Classifier that learns a new task by attention, in one forward pass.
 
     A transformer neural process [1]_: support rows with their labels are read by a

@@ -64,8 +64,10 @@ from sklmeta._parameters import (
     filled_in,
     with_common_parameters,
 )
-from sklmeta._probabilistic import ProbabilisticRegressorMixin
-from sklmeta.base import MetaClassifierMixin
+from sklmeta._probabilistic import (
+    ProbabilisticClassifierMixin,
+    ProbabilisticRegressorMixin,
+)
 from sklmeta.probabilistic._context_estimator import (
     CONTEXT_PARAMETERS,
     ContextEstimator,
@@ -201,7 +203,7 @@ class _NeuralProcessEstimator(ContextEstimator):
 
 
 @_with_parameters
-class NeuralProcessClassifier(MetaClassifierMixin, _NeuralProcessEstimator):
+class NeuralProcessClassifier(ProbabilisticClassifierMixin, _NeuralProcessEstimator):
     """Classifier that decodes class probabilities from an encoded support.
 
     Conditional [1]_, latent [2]_ and attentive [3]_ neural processes: adapting encodes

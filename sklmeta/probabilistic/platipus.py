@@ -50,8 +50,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklmeta._probabilistic import ProbabilisticRegressorMixin
-from sklmeta.base import MetaClassifierMixin
+from sklmeta._probabilistic import (
+    ProbabilisticClassifierMixin,
+    ProbabilisticRegressorMixin,
+)
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.learner import State
 from sklmeta.gradient.inner_rates import InnerRates
@@ -247,7 +249,9 @@ class _ProbabilisticMAMLEstimator(SampledWeightsMetaLearner):
 
 
 @with_sampling_parameters
-class ProbabilisticMAMLClassifier(MetaClassifierMixin, _ProbabilisticMAMLEstimator):
+class ProbabilisticMAMLClassifier(
+    ProbabilisticClassifierMixin, _ProbabilisticMAMLEstimator
+):
     """Classifier of many networks, adapted from initial weights that are drawn.
 
     Probabilistic MAML [1]_, called PLATIPUS: where few support rows leave open what
