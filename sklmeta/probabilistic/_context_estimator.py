@@ -19,7 +19,8 @@ __all__ = [
 CONTEXT_PARAMETERS = """\
 prior_fraction : float, default=0.05
     Share of the training episodes whose support rows are hidden: it trains what is
-    predicted of a task without any.
+    predicted of a task without any. No rows are hidden with labels that mean something
+    in their task alone, of which there is no prior.
 """
 
 

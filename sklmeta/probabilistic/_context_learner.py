@@ -50,7 +50,8 @@ class ContextLearner(PredictsDensity, EmbeddingLearner):
     min_std : float
         Least standard deviation; of numbers.
     prior_fraction : float
-        Share of the training episodes whose support rows are hidden.
+        Share of the training episodes whose support rows are hidden; none with local
+        labels, where without rows all ways are answered the same, whatever is learned.
     """
 
     def __init__(
@@ -68,6 +69,10 @@ class ContextLearner(PredictsDensity, EmbeddingLearner):
         self.n_labels = 1 if n_outputs is None else n_outputs
         self.n_decoded = self.n_labels * (2 if task_type == "regression" else 1)
 
+    @property
+    def _labels_are_local(self) -> bool:
+        return self.task_type == "classification" and self.n_outputs is None
+
     def told(self, rows: Rows, like: Tensor) -> Tensor:
         """Return what is told of the labels of rows, (T, W, S, L); 0 of padding."""
         if self.task_type == "regression":
@@ -81,7 +86,7 @@ class ContextLearner(PredictsDensity, EmbeddingLearner):
 
     def ways(self, support: Rows) -> dict[str, Tensor]:
         """Return "ways" (T, N), True where a task has a way; nothing if not local."""
-        if self.task_type == "regression" or self.n_outputs is not None:
+        if not self._labels_are_local:
             return {}
         assert support.n_way is not None
         return {"ways": way_mask(support.n_way, self._n_ways(support))}
@@ -114,7 +119,7 @@ class ContextLearner(PredictsDensity, EmbeddingLearner):
         Tensor of shape (T,)
             The losses.
         """
-        if self.training and self.prior_fraction:
+        if self.training and self.prior_fraction and not self._labels_are_local:
             episodes = Episodes(self._partly_hidden(episodes.support), episodes.query)
         return self.training_loss(episodes) if self.training else self._judged(episodes)
 

@@ -21,7 +21,8 @@ Deviations from the paper
 - Standard deviations come from a softplus, and are at least `min_std`; the authors'
   code takes an exponential.
 - Support rows are hidden in a share of the training episodes (`prior_fraction`), so
-  that predictions without any are those of a prior.
+  that predictions without any are those of a prior; not with local labels, which have
+  none.
 
 References
 ----------

@@ -36,8 +36,8 @@ Deviations from the papers
   transformer neural processes, whose layer sizes are the defaults.
 - Attention is a layer of a transformer, with its residual sums and normalisation.
 - Support rows are hidden in a share of the training episodes (`prior_fraction`), so
-  that predictions without any are those of a prior. The conditional process's paper
-  draws context sizes from 0 on.
+  that predictions without any are those of a prior; not with local labels, which have
+  none. The conditional process's paper draws context sizes from 0 on.
 - With `n_train_samples` above 1, as by default, the bound is the importance-weighted
   one of Burda, Grosse and Salakhutdinov (arXiv:1509.00519), as in the code of Lee et
   al.

@@ -192,6 +192,18 @@ def test_a_share_of_the_supports_is_hidden_anew_in_every_update():
 
 
 @each_model
+def test_nothing_is_hidden_where_labels_are_local(model):
+    losses = {}
+    for fraction in (0.0, 0.9):
+        for kind in ("shared", "local"):
+            learner = make(model, kind, prior_fraction=fraction).train()
+            rows, query = (make_rows(kind, n, n_tasks=8) for n in (S, Q))
+            losses[kind, fraction] = learner.meta_loss(Episodes(rows, query))
+    assert torch.equal(losses["local", 0.0], losses["local", 0.9])
+    assert not torch.equal(losses["shared", 0.0], losses["shared", 0.9])
+
+
+@each_model
 def test_judged_on_query_rows_outside_of_training(model):
     learner = make(model, prior_fraction=0.9)
     support, query = make_rows("numbers", S), make_rows("numbers", Q, seed=1)
