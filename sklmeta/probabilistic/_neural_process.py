@@ -49,7 +49,8 @@ class NeuralProcess(ContextLearner):
     n_samples : int, default=30
         Draws of the latent variable that a prediction averages over.
     n_train_samples : int, default=1
-        Draws of it that the training loss is made of.
+        Draws of it that the training loss is made of: 1 is the papers' bound. The
+        estimators' default is 8.
     min_std : float, default=0.01
         Least standard deviation of a number.
     prior_fraction : float, default=0.05
@@ -241,8 +242,9 @@ class NeuralProcess(ContextLearner):
     def latent_points(self, state: State) -> Tensor | None:
         """Return what predictions are averaged over, (T, n_samples, H).
 
-        Draws that are the same in every call, each with its mirror image: the average
-        of whatever is linear in the latent variable is then exact.
+        Draws that are the same in every call, each with its mirror image: with an even
+        number of them, the average of whatever is linear in the latent variable is
+        exact. With an odd number one is without its image.
         """
         if not self.latent:
             return None
@@ -292,12 +294,12 @@ class NeuralProcess(ContextLearner):
         Returns
         -------
         Tensor of shape (T, n_samples, Q, n_outputs) or (T, n_samples, Q, N)
-            Numbers, or logits.
+            Numbers, or logits; not calibrated.
         """
         z = self.draw_latent(state, n_samples, generator)
         decoded = self.decode(state, self.embed(x), z)
         if self.task_type == "classification":
-            logits = self.logits(self.answers(decoded, state))
+            logits = self.answers(decoded, state)
             return logits.expand(-1, n_samples, -1, -1)
         mean, std = self.moments(decoded.squeeze(2))
         shape = (len(mean), n_samples, *mean.shape[2:])

@@ -37,7 +37,8 @@ Deviations from the paper
   reparameterisation; other draws in the inner loop than for predictions.
 - The normal likelihood of numbers has a standard deviation that is meta-learned, too.
 - With local labels the ways' output weights start from class means under the mean
-  weights, and are adapted without a density of their own.
+  weights (``head="prototype"``), or all from zero (``head="shared"``), and are adapted
+  without a density of their own.
 
 References
 ----------

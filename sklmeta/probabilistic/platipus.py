@@ -33,7 +33,10 @@ Deviations from the paper
 - :math:`\beta` is a parameter, 1 by default.
 - Each step size :math:`\gamma` is one learned number.
 - With local labels the ways' output weights start from class means under the drawn
-  weights, and have no density of their own; in the paper they are meta-learned vectors.
+  weights (``head="prototype"``), or all from zero (``head="shared"``), and have no
+  density of their own; in the paper they are meta-learned vectors.
+- The expectation over q is a mean over `n_train_samples` draws, 1 by default as in the
+  paper.
 - Validation during training is by the predictive density of query rows, not by the
   bound.
 

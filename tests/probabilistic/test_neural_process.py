@@ -177,6 +177,9 @@ def test_probabilities_are_averaged_over_draws():
     torch.testing.assert_close(found, logits.softmax(-1).mean(1))
     draws = learner.draw(state, x, 7, generator(1))
     assert draws.shape == (T, 7, S, 2)
+    learner.calibration.fill_(2.0)  # acts on predictions alone, as with drawn weights
+    torch.testing.assert_close(learner.draw(state, x, 7, generator(1)), draws)
+    assert not torch.equal(learner.predict(state, x).softmax(-1), found)
 
 
 # A problem with two answers -------------------------------------------------------
