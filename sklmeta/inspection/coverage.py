@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from sklmeta._parameters import check_fraction
 from sklmeta.inspection._calibration import draw_calibration, fitted_of_kind
 from sklmeta.inspection._estimators import default_name
 from sklmeta.inspection._score_curves import axis_values, judged_by
+from sklmeta.model_selection._calibration_metrics import interval_name
 
 __all__ = ["IntervalCoverageDisplay"]
 
@@ -264,7 +266,7 @@ class IntervalCoverageDisplay:
         )
         levels = _checked(levels)
         points = judged_by(
-            [f"coverage_{100 * level:g}" for level in levels],
+            [interval_name("coverage", level) for level in levels],
             estimators,
             tasks,
             n_shot=n_shot,
@@ -337,10 +339,17 @@ def _checked(levels: Sequence[float]) -> list[float]:
     """Return levels in ascending order."""
     values = axis_values("levels", levels)
     for level in values:
+        if isinstance(level, numbers.Real) and float(level) >= 1:
+            fraction = float(level) / 100
+            meant = f" Did you mean {fraction!r}?" if 0.01 < fraction < 1 else ""
+            raise ValueError(
+                f"levels must be fractions below 1, got {level!r}: 0.9 stands for "
+                f"intervals of 90 %.{meant}"
+            )
         check_fraction("levels", level)
         if level < LEAST_LEVEL:
             raise ValueError(
                 f"levels must be at least {LEAST_LEVEL}, got {level!r}. They are "
-                "probabilities: 0.9 stands for intervals of 90 %."
+                "fractions: 0.9 stands for intervals of 90 %."
             )
     return sorted({float(level) for level in values})

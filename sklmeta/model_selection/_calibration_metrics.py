@@ -21,6 +21,7 @@ the distance between stated confidence and observed accuracy in bins of confiden
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -47,6 +48,8 @@ __all__ = [
     "crps",
     "ece",
     "interval_metric",
+    "interval_name",
+    "meant_interval",
     "nlpd",
     "top_labels",
 ]
@@ -121,12 +124,46 @@ def interval_metric(name: str) -> Entry | None:
     return partial(compute, level=_percent(name, kind, level) / 100), "std", better
 
 
+def interval_name(kind: str, level: float) -> str:
+    """Return the name of a metric of intervals at a level, all of its digits kept.
+
+    Examples
+    --------
+    >>> interval_name("coverage", 0.9), interval_name("coverage", 0.9999999)
+    ('coverage_90', 'coverage_99.99999')
+    """
+    return f"{kind}_{_plain(Decimal(repr(float(level))) * 100)}"
+
+
+def meant_interval(name: str) -> str | None:
+    """Return the metric that a name such as "Coverage 90%" is a slip of, if any."""
+    like = re.sub(r"[\s_-]+", "_", name.strip().lower())
+    kinds = "|".join(_KINDS)
+    found = re.fullmatch(rf"({kinds})_?([0-9]+(?:\.[0-9]+)?)_?%?", like)
+    return None if found is None else _valid_name(found[1], found[2])
+
+
+def _valid_name(kind: str, text: str) -> str | None:
+    """Return the name with a level that is a percentage, or a fraction."""
+    level = Decimal(text)
+    if level < 1:
+        level *= 100
+    return f"{kind}_{_plain(level)}" if 1 <= level < 100 else None
+
+
+def _plain(number: Decimal) -> str:
+    """Return a number without exponent or zeros at its end."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _percent(name: str, kind: str, text: str) -> float:
     """Return the level that a name ends in; a fraction is taken for a slip."""
     percent = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else np.nan
     if 1 <= percent < 100:
         return percent
-    meant = f" Did you mean '{kind}_{100 * percent:g}'?" if 0 < percent < 1 else ""
+    near = meant_interval(name)
+    meant = f" Did you mean {near!r}?" if near else ""
     raise ValueError(
         f"metric={name!r} ends in {text!r}, and the level of intervals must be a "
         f"percentage from 1 to below 100, as in '{kind}_80' or '{kind}_97.5'.{meant}"

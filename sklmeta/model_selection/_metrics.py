@@ -27,6 +27,7 @@ from sklmeta.model_selection._calibration_metrics import (
     crps,
     ece,
     interval_metric,
+    meant_interval,
     nlpd,
 )
 from sklmeta.model_selection._errors import renamed
@@ -146,6 +147,7 @@ def as_metric(
 
 def unknown_name(metric: str, own: Iterable[str]) -> str:
     """Say that a metric's name is unknown, and which one may be meant."""
+    own = set(own)
     known = [*own, *get_scorer_names()]
     like = metric.strip().lower().replace(" ", "_").replace("-", "_")
     same = [
@@ -153,11 +155,15 @@ def unknown_name(metric: str, own: Iterable[str]) -> str:
         for name in (like, *map(like.removesuffix, ("_score", "_error", "_loss")))
         if name in known
     ]
-    near = same or get_close_matches(like, known, n=1)
+    interval = meant_interval(metric) if own >= set(INTERVALS) else None
+    near = [interval] if interval else same or get_close_matches(like, known, n=1)
     meant = f" Did you mean {near[0]!r}?" if near else ""
+    levels = ""
+    if own >= set(INTERVALS):
+        levels = " coverage_<percent>, interval_width_<percent> such as 'coverage_80',"
     return (
-        f"metric={metric!r} is unknown.{meant} Choose one of {sorted(own)}, or of "
-        "sklearn.metrics.get_scorer_names()."
+        f"metric={metric!r} is unknown.{meant} Choose one of {sorted(own)},{levels} or "
+        "of sklearn.metrics.get_scorer_names()."
     )
 
 

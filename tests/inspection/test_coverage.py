@@ -26,6 +26,16 @@ def test_shares_and_intervals_are_those_of_evaluate(stated_regressor, noise):
         np.testing.assert_allclose(np.stack(own, 1), want)
 
 
+def test_levels_keep_their_digits(stated_regressor, noise):
+    levels = [0.07, 0.29, 0.9, 0.90000001, 0.9999999]
+    display = IntervalCoverageDisplay.from_estimator(
+        stated_regressor(), noise, levels=levels, **PROTOCOL
+    )
+    assert display.levels.tolist() == levels
+    assert display.coverage.shape == (1, 5)
+    assert display.coverage[0, -1] > 0.99
+
+
 def test_what_states_the_truth_lies_on_the_diagonal(stated_regressor, noise):
     both = {"true": stated_regressor(), "too sure": stated_regressor(0.5)}
     display = IntervalCoverageDisplay.from_estimators(
@@ -86,7 +96,10 @@ def test_intervals_of_one_task_are_not_drawn(stated_regressor, noise):
     [
         ({"levels": []}, ValueError, "levels is empty"),
         ({"levels": 0.9}, TypeError, "levels must be several values, .* got 0.9"),
-        ({"levels": [50, 90]}, ValueError, "levels"),
+        ({"levels": [50, 90]}, ValueError, "levels must be fractions .* got 50"),
+        ({"levels": [90]}, ValueError, r"Did you mean 0\.9\?"),
+        ({"levels": [0.5, 1]}, ValueError, "fractions below 1, got 1: 0.9 stands"),
+        ({"levels": [0.0]}, ValueError, "levels"),
         ({"levels": [0.001]}, ValueError, "levels must be at least 0.01, got 0.001"),
         ({"levels": ["90"]}, TypeError, "levels"),
         ({"confidence": 95}, ValueError, "confidence"),

@@ -19,7 +19,11 @@ from sklmeta.model_selection import (
     evaluate,
     make_episode_scorer,
 )
-from sklmeta.model_selection._calibration_metrics import bin_numbers
+from sklmeta.model_selection._calibration_metrics import (
+    bin_numbers,
+    interval_metric,
+    interval_name,
+)
 from sklmeta.model_selection._metrics import as_metrics
 from sklmeta.model_selection._predictions import EpisodePrediction
 
@@ -193,6 +197,9 @@ class TestIntervals:
             ("coverage_100", "ends in '100', .* as in 'coverage_80'"),
             ("interval_width_wide", "as in 'interval_width_80' or 'interval_width_97"),
             ("coverage_0.9", "Did you mean 'coverage_90'"),
+            ("coverage_0.9999999", "Did you mean 'coverage_99.99999'"),
+            ("coverage_0.001", "as in 'coverage_80' or 'coverage_97.5'.$"),
+            ("coverage_90%", "ends in '90%', .* Did you mean 'coverage_90'"),
             ("coverage_-5", "ends in '-5'"),
             ("coverage_nan", "ends in 'nan'"),
             ("coverage_", "ends in ''"),
@@ -203,6 +210,40 @@ class TestIntervals:
             as_metrics(name, False)
         with pytest.raises(ValueError, match=message):
             make_episode_scorer(name)
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("coverage90", "coverage_90"),
+            ("Coverage_90", "coverage_90"),
+            ("coverage-90", "coverage_90"),
+            ("Coverage 97.5 %", "coverage_97.5"),
+            ("coverage0.8", "coverage_80"),
+            ("Interval Width-50", "interval_width_50"),
+            ("intervalwidth", "interval_width"),
+        ],
+    )
+    def test_names_that_are_nearly_right(self, name, meant):
+        with pytest.raises(ValueError, match=f"unknown. Did you mean '{meant}'"):
+            as_metrics(name, False)
+        with pytest.raises(ValueError, match=f"unknown. Did you mean '{meant}'"):
+            make_episode_scorer(name)
+
+    def test_unknown_names_are_answered_with_the_form_of_levels(self):
+        form = "coverage_<percent>, interval_width_<percent>"
+        with pytest.raises(ValueError, match=f"'xyz' is unknown. .*{form}"):
+            as_metrics("xyz", False)
+        with pytest.raises(ValueError, match="'coverage90' is unknown") as caught:
+            as_metrics("coverage90", True)
+        assert "percent" not in str(caught.value)
+        assert "coverage_90" not in str(caught.value)
+
+    @pytest.mark.parametrize("level", [0.01, 0.07, 0.29, 0.5, 0.975, 0.9999999])
+    def test_names_of_levels(self, level):
+        name = interval_name("coverage", level)
+        compute, _, _ = interval_metric(name)
+        assert compute.keywords["level"] == pytest.approx(level, rel=1e-15)
+        assert len(name) <= len("coverage_99.99999")
 
     def test_levels_are_told_before_anything_is_scored(self):
         assert repr(make_episode_scorer("coverage_80")).endswith("('coverage_80')")
