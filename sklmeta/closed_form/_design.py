@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklmeta._parameters import shown
-from sklmeta._preparation import Preparation
+from sklmeta._preparation import Preparation, _mean_and_scale
 from sklmeta.closed_form._likelihood import independent
 
 __all__ = ["Design", "random_columns"]
 
 Array = NDArray[np.float64]
+
+# Means of as many standard deviations: an intercept far from all rows.
+FAR_FROM_ZERO = 100.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Design:
     Attributes
     ----------
     x_mean, x_scale : ndarray of shape (F,)
-        What features are scaled by.
+        What features are centred and scaled by, whether users ask for it or not: sums
+        of squares of features far from zero would lose what differs between rows.
     columns : ndarray of shape (p,)
         Which of intercept and features, 0 to F, have a coefficient.
     effects : ndarray of shape (q,)
@@ -54,9 +58,7 @@ class Design:
         n_features = X.shape[1]
         mean, scale = preparation.x_mean, preparation.x_scale
         if mean is None or scale is None:
-            # Not to be seen in any estimate, but sums of squares stay in range.
-            largest = np.abs(np.asarray(X, dtype=np.float64)).max(0)
-            mean, scale = np.zeros(n_features), np.where(largest > 0, largest, 1.0)
+            mean, scale = _mean_and_scale(np.asarray(X, dtype=np.float64), "X")
         y_mean, y_scale = preparation.y_mean, preparation.y_scale
         if y_mean is None or y_scale is None:
             y_mean, y_scale = np.zeros(0), np.ones(0)
@@ -104,6 +106,29 @@ class Design:
             scale = self.x_scale
         return np.append(0.0, alpha / scale / scale)[self.columns]
 
+    def basis(self, preparation: Preparation) -> Array:
+        """Return B (q, q): diagonal covariances of random coefficients are B D B'.
+
+        They are those of scaled features, for which B is the identity, or of features
+        as they are where these are not to be scaled, whose intercept is not that of
+        the mean features. Columns of B are of about length 1.
+        """
+        basis = np.eye(len(self.effects))
+        if preparation.x_scale is None:
+            places = self.columns[self.effects[1:]] - 1
+            basis[0, 1:] = self.x_mean[places] / self.x_scale[places]
+        return basis / np.sqrt((basis**2).sum(0))
+
+    def far_from_zero(self, preparation: Preparation) -> list[Any]:
+        """Return names of unscaled random features whose mean is far from zero."""
+        if preparation.x_scale is not None:
+            return []
+        ratios = np.append(0.0, np.abs(self.x_mean) / self.x_scale)
+        far = np.isin(self.random, self.columns[self.effects])
+        far &= ratios[self.random] > FAR_FROM_ZERO
+        names = self.effect_names(preparation)
+        return [name for name, is_far in zip(names, far, strict=True) if is_far]
+
     def unscaled(self, coefficients: Array) -> Array:
         """Return coefficients (..., p) of columns as (..., F + 1) of raw features."""
         full = np.zeros((*coefficients.shape[:-1], len(self.x_mean) + 1))
@@ -118,10 +143,21 @@ class Design:
         full[..., self.effects] = coefficients
         return self.unscaled(full)[..., self.random]
 
-    def unscaled_covariance(self, factor: Array) -> Array:
-        """Return L L' of raw features for factors L (..., q, q)."""
-        factor = self.unscaled_effects(factor.swapaxes(-1, -2))
-        return factor.swapaxes(-1, -2) @ factor
+    def unscaled_covariance(self, factor: Array, basis: Array | None = None) -> Array:
+        """Return L L' of raw features for factors L (..., q, q).
+
+        With `basis`, factors are B D of a diagonal D.
+        """
+        rows = self.unscaled_effects(factor.swapaxes(-1, -2))
+        if basis is not None and basis[0, 1:].any():
+            # Diagonal, but for rounding.
+            known = np.isin(self.random, self.columns[self.effects])
+            places = np.flatnonzero(known)
+            kept = np.zeros_like(rows)
+            order = np.arange(len(places))
+            kept[..., order, places] = rows[..., order, places]
+            rows = kept
+        return rows.swapaxes(-1, -2) @ rows
 
     def effect_names(self, preparation: Preparation) -> list[Any]:
         """Return what random coefficients are called."""

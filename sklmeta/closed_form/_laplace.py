@@ -208,10 +208,18 @@ def fit_laplace(
     *,
     diagonal: bool,
     tol: float,
+    basis: NDArray[np.float64] | None = None,
 ) -> LogisticFit:
-    """Maximise the approximate marginal likelihood by L-BFGS."""
+    """Maximise the approximate marginal likelihood by L-BFGS.
+
+    With `basis` B (q, q), a diagonal covariance is one of other coefficients: factors
+    are B D.
+    """
     p, q = blocks[0].x.shape[2], blocks[0].z.shape[2]
     free = torch.eye(q).bool() if diagonal else torch.ones(q, q).tril().bool()
+    unit = torch.eye(q, dtype=torch.float64)
+    if diagonal and basis is not None:
+        unit = torch.from_numpy(basis)
     n_rows = float(sum(block.mask.sum() for block in blocks))
     modes = [torch.zeros(len(b.x), n_sets, q, dtype=torch.float64) for b in blocks]
 
@@ -219,7 +227,7 @@ def fit_laplace(
         beta = values[: n_sets * p].view(n_sets, p)
         factor = torch.zeros(n_sets, q, q, dtype=values.dtype)
         factor[:, free] = values[n_sets * p :].view(n_sets, -1)
-        return beta, factor
+        return beta, unit @ factor
 
     def loss(values: NDArray[Any]) -> tuple[float, NDArray[Any]]:
         leaf = torch.from_numpy(values.copy()).requires_grad_()

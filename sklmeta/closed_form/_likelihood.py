@@ -229,25 +229,33 @@ def _solve_lower(root: Array, right: Array) -> Array:
     return torch.linalg.solve_triangular(left, known, upper=False).numpy()
 
 
-def fit_better(likelihood: Likelihood, *, tol: float) -> Fit:
+def fit_better(
+    likelihood: Likelihood, *, tol: float, basis: Array | None = None
+) -> Fit:
     """Return the fit of a diagonal or of a full covariance, by Akaike's criterion."""
     fits = [
-        fit_likelihood(likelihood, diagonal=diagonal, tol=tol)
+        fit_likelihood(likelihood, diagonal=diagonal, tol=tol, basis=basis)
         for diagonal in (True, False)
     ]
     return min(fits, key=lambda fit: fit.deviance + 2 * fit.n_parameters)
 
 
-def fit_likelihood(likelihood: Likelihood, *, diagonal: bool, tol: float) -> Fit:
+def fit_likelihood(
+    likelihood: Likelihood, *, diagonal: bool, tol: float, basis: Array | None = None
+) -> Fit:
     """Minimise the deviance: some EM steps, then L-BFGS.
 
     Each start of L-BFGS searches D in L = L_0 D, where L_0 is the estimate so far,
-    which makes the deviance curve about alike in all directions.
+    which makes the deviance curve about alike in all directions. With `basis` B (q, q),
+    a diagonal covariance is one of other coefficients, L = B D.
     """
     n_tasks, q = likelihood.sums.cross.shape[:2]
+    if basis is None or not diagonal:
+        basis = np.eye(q)
     # Of a diagonal covariance only a diagonal factor is searched.
     free = np.eye(q, dtype=bool) if diagonal else np.tri(q, dtype=bool)
-    factor, before, converged = _em_factor(likelihood, diagonal), np.inf, False
+    factor, before = _em_factor(likelihood, diagonal, basis), np.inf
+    converged = False
     for _ in range(STARTS):
         # A gain as small is nothing beside the deviance's standard deviation.
         factor, found = _searched(likelihood, factor, free, tol * n_tasks)
@@ -256,7 +264,7 @@ def fit_likelihood(likelihood: Likelihood, *, diagonal: bool, tol: float) -> Fit
         converged = bool(small or gain <= max(tol * n_tasks, ROUNDING * abs(found.fun)))
         if not converged:
             continue
-        released = _released(likelihood, factor, diagonal, tol * n_tasks)
+        released = _released(likelihood, factor, diagonal, tol * n_tasks, basis)
         if released is None:
             break
         factor, converged = released, False
@@ -288,7 +296,11 @@ def _searched(
 
 
 def _released(
-    likelihood: Likelihood, factor: Array, diagonal: bool, tol: float
+    likelihood: Likelihood,
+    factor: Array,
+    diagonal: bool,
+    tol: float,
+    basis: Array,
 ) -> Array | None:
     """Return a better factor where one is stuck at a variance near zero, or None.
 
@@ -298,7 +310,7 @@ def _released(
     sums = likelihood.sums
     deviance, by_psi = likelihood.gradient(factor)
     if diagonal:
-        slopes, directions = np.diagonal(by_psi), np.eye(len(factor))
+        slopes, directions = np.diagonal(basis.T @ by_psi @ basis), basis
     else:
         slopes, directions = np.linalg.eigh(by_psi)
     steepest = np.argmin(slopes)
@@ -309,11 +321,23 @@ def _released(
     unit = len(sums.cross) / max(squares, LEAST_VARIANCE)
     if -slopes[steepest] * unit <= tol:
         return None
-    added = np.sqrt(unit) * direction
-    tried = [_widened(factor, np.sqrt(step) * added) for step in RELEASES]
+    if diagonal:
+        added = np.sqrt(unit * RELEASES)
+        tried = [_lengthened(factor, steepest, one * direction) for one in added]
+    else:
+        added = np.sqrt(unit) * direction
+        tried = [_widened(factor, np.sqrt(step) * added) for step in RELEASES]
     values = [likelihood.profile(one)[0] for one in tried]
     best = int(np.argmin(values))
     return tried[best] if values[best] < deviance - tol else None
+
+
+def _lengthened(factor: Array, column: Any, added: Array) -> Array:
+    """Return a factor of L L' + a a', where a is a multiple of a column of L."""
+    factor = factor.copy()
+    length = np.hypot(np.linalg.norm(factor[:, column]), np.linalg.norm(added))
+    factor[:, column] = length * added / np.linalg.norm(added)
+    return factor
 
 
 def _widened(factor: Array, added: Array) -> Array:
@@ -322,16 +346,17 @@ def _widened(factor: Array, added: Array) -> Array:
     return upper.T
 
 
-def _em_factor(likelihood: Likelihood, diagonal: bool) -> Array:
+def _em_factor(likelihood: Likelihood, diagonal: bool, basis: Array) -> Array:
     """Return a factor after some steps of EM, which by the gradient are P - PgP/T."""
     n_tasks, q = likelihood.sums.cross.shape[:2]
     psi = np.eye(q)
     for _ in range(EM_STEPS):
-        _, by_psi = likelihood.gradient(np.linalg.cholesky(psi))
+        _, by_psi = likelihood.gradient(basis @ np.linalg.cholesky(psi))
+        by_psi = basis.T @ by_psi @ basis
         psi = psi - psi @ by_psi @ psi / n_tasks
         psi = np.diag(np.diagonal(psi)) if diagonal else (psi + psi.T) / 2
         psi += LEAST_VARIANCE * max(1.0, np.trace(psi)) * np.eye(q)
-    return np.linalg.cholesky(psi)
+    return basis @ np.linalg.cholesky(psi)
 
 
 def posterior(prior: Fit, gram: Array, moment: Array) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ from sklmeta._preparation import Preparation, Settings
 from sklmeta._row_episodes import scoring_spec
 from sklmeta._task_rows import representative
 from sklmeta.base import BaseMetaLearner
+from sklmeta.closed_form._design import FAR_FROM_ZERO, Design
 from sklmeta.engine.byte_counts import free_bytes, shown_bytes
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
@@ -174,8 +175,22 @@ class MixedModel(BaseMetaLearner):
             "random_effects='intercept'."
         )
 
-    def _usable_covariance(self, n_tasks: int, n_effects: int) -> str:
-        """Return the kind of covariance; warn where tasks are too few for it."""
+    def _usable_covariance(
+        self, n_tasks: int, design: Design, preparation: Preparation
+    ) -> str:
+        """Return the kind of covariance; warn where it does not suit the tasks."""
+        n_effects = len(design.effects)
+        far = design.far_from_zero(preparation)
+        if self.covariance == "diagonal" and far:
+            warnings.warn(
+                f"Means of the features {far} are over {FAR_FROM_ZERO:.0f} times their "
+                "standard deviations. With covariance='diagonal' and "
+                "normalize_x=False, their coefficients are taken as independent of an "
+                "intercept far from all rows, so that levels can hardly differ without "
+                "them. Use normalize_x=True, or covariance='full'.",
+                UserWarning,
+                stacklevel=4,
+            )
         if self.covariance == "diagonal" or n_tasks >= n_effects:
             return self.covariance
         warnings.warn(

@@ -142,8 +142,8 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
 
     covariance : {"auto", "full", "diagonal"}, default="diagonal"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
-        coefficients of the scaled features (with `normalize_x`) are independent. It is
-        also used, after a warning, where there are fewer tasks than random
+        intercept and coefficients of the scaled features are independent, or, with
+        ``normalize_x=False``, those of the features as they are given. It is also used, after a warning, where there are fewer tasks than random
         coefficients. "auto" fits both and takes the better by Akaike's criterion. Full
         covariances take several times as long to fit.
 
@@ -152,7 +152,8 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         `sklearn.linear_model.LogisticRegression`. Intercepts are not penalised.
 
     normalize_x : bool, default=True
-        Scale features to mean 0 and standard deviation 1 over the meta-training tasks.
+        Scale features to mean 0 and standard deviation 1 over the meta-training tasks,
+        for the penalty and for diagonal covariances.
 
     tol : float, default=1e-5
         When to stop: largest derivative of the approximate log-likelihood per row.
@@ -267,21 +268,27 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
             n_effects,
         )
         blocks = [b for _, b in blocks_of(x, y, design.effects, supports, n_sets)]
-        kind = self._usable_covariance(len(tasks), n_effects)
+        kind = self._usable_covariance(len(tasks), design, preparation)
+        basis = design.basis(preparation)
         fits = [
-            fit_laplace(blocks, n_sets, penalty, diagonal=diagonal, tol=self.tol)
+            fit_laplace(
+                blocks, n_sets, penalty, diagonal=diagonal, tol=self.tol, basis=basis
+            )
             for diagonal in (True, False)
             if kind in ("auto", "diagonal" if diagonal else "full")
         ]
         fit = min(fits, key=lambda one: one.deviance + 2 * one.n_parameters)
         self._warn_unless(fit.converged)
         beta = design.unscaled(fit.beta.numpy())
+        is_diagonal = fit.n_parameters == n_sets * n_effects
+        factor = fit.factor.numpy()
+        covariance = design.unscaled_covariance(factor, basis if is_diagonal else None)
         return {
             "_design": design,
             "_fit": fit,
             "intercept_": beta[:, 0],
             "coef_": beta[:, 1:],
-            "covariance_": design.unscaled_covariance(fit.factor.numpy()),
+            "covariance_": covariance,
             "log_likelihood_": -0.5 * fit.deviance,
         }
 

@@ -83,8 +83,8 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
 
     covariance : {"auto", "full", "diagonal"}, default="auto"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
-        coefficients of the scaled features (with `normalize_x`) are independent. It is
-        also used, after a warning, where there are fewer tasks than random
+        intercept and coefficients of the scaled features are independent, or, with
+        ``normalize_x=False``, those of the features as they are given. It is also used, after a warning, where there are fewer tasks than random
         coefficients. "auto" fits both and takes the better by Akaike's criterion.
 
     method : {"reml", "ml"}, default="reml"
@@ -95,8 +95,9 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         variance, as in `sklearn.linear_model.Ridge`. The intercept is not penalised.
 
     normalize_x : bool, default=True
-        Scale features to mean 0 and standard deviation 1 over the meta-training tasks.
-        With ``covariance="full"`` and no penalty, predictions do not depend on it.
+        Scale features to mean 0 and standard deviation 1 over the meta-training tasks,
+        for the penalty and for diagonal covariances. With ``covariance="full"`` and no
+        penalty, predictions do not depend on it.
 
     tol : float, default=1e-6
         When to stop: largest derivative of the deviance per task by relative changes of
@@ -214,17 +215,20 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         self._refuse_too_large(
             TaskSums.n_bytes(len(tasks), x.shape[1], n_effects), len(tasks), n_effects
         )
-        covariance = self._usable_covariance(len(tasks), n_effects)
+        covariance = self._usable_covariance(len(tasks), design, preparation)
+        basis = design.basis(preparation)
         fits, modes = [], []
         for output in range(y.shape[1]):
             sums = TaskSums.of_rows(x, y[:, output], rows.offsets, design.effects)
             likelihood = Likelihood(sums, self.method == "reml", penalty)
             self._refuse_no_freedom(likelihood)
             if covariance == "auto":
-                fit = fit_better(likelihood, tol=self.tol)
+                fit = fit_better(likelihood, tol=self.tol, basis=basis)
             else:
                 diagonal = covariance == "diagonal"
-                fit = fit_likelihood(likelihood, diagonal=diagonal, tol=self.tol)
+                fit = fit_likelihood(
+                    likelihood, diagonal=diagonal, tol=self.tol, basis=basis
+                )
             fits.append(fit)
             gram = sums.cross[:, :, design.effects]
             moment = sums.cross @ np.append(-fit.beta, 1.0)
@@ -257,7 +261,15 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         y_mean, y_scale = design.y_mean, design.y_scale
         beta = design.unscaled(np.stack([fit.beta for fit in fits])) * y_scale[:, None]
         noise = np.array([fit.noise_variance for fit in fits]) * y_scale**2
-        unit = np.stack([design.unscaled_covariance(fit.factor) for fit in fits])
+        basis = design.basis(preparation)
+        unit = np.stack(
+            [
+                design.unscaled_covariance(
+                    fit.factor, basis if fit.n_parameters == len(basis) else None
+                )
+                for fit in fits
+            ]
+        )
         values: dict[str, Any] = {
             "intercept_": beta[:, 0] + y_mean,
             "coef_": beta[:, 1:],

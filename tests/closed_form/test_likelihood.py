@@ -214,10 +214,11 @@ def test_a_variance_stuck_at_zero_is_released():
     rows = random_intercepts(3, 30, variance=1.0)
     likelihood = likelihood_of(rows, True, effects=np.zeros(1, dtype=int))
     stuck = np.zeros((1, 1))
-    released = _likelihood._released(likelihood, stuck, True, 1e-6)
+    released = _likelihood._released(likelihood, stuck, True, 1e-6, np.eye(1))
     assert likelihood.profile(released)[0] < likelihood.profile(stuck)[0]
     fit = fit_likelihood(likelihood, diagonal=True, tol=1e-6)
-    assert _likelihood._released(likelihood, fit.factor, True, 1e-4) is None
+    again = _likelihood._released(likelihood, fit.factor, True, 1e-4, np.eye(1))
+    assert again is None
 
 
 def test_criterion_of_akaike_chooses_the_covariance():

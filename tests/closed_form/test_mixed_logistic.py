@@ -200,6 +200,22 @@ def test_better_covariance_by_akaikes_criterion():
     assert fits["full"].covariance_[0, 0, 1] > 1
 
 
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_features_far_from_zero_have_the_same_model(far):
+    tasks = labelled(30, 12)
+    factor = np.array([1e3, 1e-2])
+    shift = far * factor
+    moved = TaskSet([(task.X * factor + shift, task.y) for task in tasks])
+    options = {"covariance": "full", "alpha": 0.0, "tol": 1e-7}
+    one = HierarchicalLogisticClassifier(**options).fit(tasks)
+    other = HierarchicalLogisticClassifier(normalize_x=False, **options).fit(moved)
+    assert other.log_likelihood_ == pytest.approx(one.log_likelihood_, abs=1e-3)
+    X, y = tasks[0].X, tasks[0].y
+    found = other.adapt(X * factor + shift, y).predict_proba(X * factor + shift)
+    expected = one.adapt(X, y).predict_proba(X)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 @WAYS
 def test_label_names_and_order_of_tasks_do_not_matter(n_classes):
     tasks = labelled(30, 10, n_classes)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 
@@ -224,9 +225,12 @@ def test_draws_have_the_posteriors_moments(planes, noise):
 
 
 @pytest.mark.parametrize("method", ["reml", "ml"])
-def test_units_change_nothing_but_units(method):
+@pytest.mark.parametrize("far", [1.0, 1e4, 1e6])
+def test_units_change_nothing_but_units(method, far):
     tasks = lines(30, 8)
     factor, shift = np.array([1e3, 1e-2]), np.array([5.0, -3.0])
+    if far > 1:
+        shift = far * factor * [1.5, -1.5]
     moved = TaskSet([(task.X * factor + shift, 1e4 * task.y - 7) for task in tasks])
     for normalize_x in (True, False):
         options = {"method": method, "covariance": "full", "tol": 1e-8}
@@ -248,6 +252,47 @@ def test_units_change_nothing_but_units(method):
         degrees = rows - 3 * (method == "reml")
         expected = one.log_likelihood_ - degrees * np.log(1e4) - volume
         assert other.log_likelihood_ == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, 99.0])
+def test_diagonal_covariances_are_of_features_as_they_are(shift):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 8, 1)) + shift
+    own = rng.normal(size=(2, 40, 1)) * [[[2.0]], [[0.5]]]
+    y = own[0] + own[1] * X[..., 0] + rng.normal(size=(40, 8))
+    meta = HierarchicalLinearRegressor(
+        random_effects="all", covariance="diagonal", normalize_x=False, tol=1e-9
+    ).fit(TaskSet(list(zip(X, y, strict=True))))
+    assert meta.covariance_[0, 1] == meta.covariance_[1, 0] == 0
+
+    def deviance(logs):
+        values = np.exp(logs)
+        total, gram, moment, square = 0.0, 0.0, 0.0, 0.0
+        for rows, targets in zip(X, y, strict=True):
+            x = columns(rows)
+            V = np.eye(8) + x @ np.diag(values) @ x.T
+            x = columns(rows - shift)  # the same fixed effects
+            inverse = np.linalg.inv(V)
+            total += np.linalg.slogdet(V)[1]
+            gram, moment = gram + x.T @ inverse @ x, moment + x.T @ inverse @ targets
+            square += targets @ inverse @ targets
+        degrees = y.size - 2
+        left = square - moment @ np.linalg.solve(gram, moment)
+        total += degrees * (1 + np.log(2 * np.pi * left / degrees))
+        return total + np.linalg.slogdet(gram)[1]
+
+    found = minimize(deviance, [0.0, 0.0], method="Nelder-Mead")
+    assert -2 * meta.log_likelihood_ == pytest.approx(found.fun, abs=1e-3)
+
+
+def test_diagonal_covariances_of_features_far_from_zero_are_warned_of():
+    tasks = TaskSet([(task.X + [0, 1e4], task.y) for task in lines(30, 8)])
+    options = {"covariance": "diagonal", "normalize_x": False}
+    with pytest.warns(UserWarning, match=r"Means of the features \[1\] are over 100"):
+        HierarchicalLinearRegressor(**options).fit(tasks)
+    labelled = TaskSet([(task.X, task.y > 0) for task in tasks])
+    with pytest.warns(UserWarning, match=r"Means of the features \[1\] are over 100"):
+        HierarchicalLogisticClassifier(**options).fit(labelled)
 
 
 def test_a_penalty_is_of_the_features_that_it_says():
