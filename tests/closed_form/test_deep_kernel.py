@@ -408,8 +408,9 @@ def test_absent_class_has_probability_zero_and_is_not_counted():
 
 @pytest.fixture(scope="module")
 def of_digits():
+    # Five classes teach a kernel of pixels; features of a network would be theirs only.
     meta = DeepKernelClassifier(
-        n_shot=5, n_query=5, max_iter=60, outer_lr=3e-3, random_state=0
+        "identity", n_shot=5, n_query=5, max_iter=60, outer_lr=0.03, random_state=0
     )
     return meta.fit(load_digits_pool()[:5])
 
@@ -426,9 +427,10 @@ def test_digits_never_seen_are_told_apart_with_honest_probabilities(of_digits):
         probability = found.predict_proba(pool.X[rest])
         right.append(np.mean(found.predict(pool.X[rest]) == pool.y[rest]))
         sure.append(probability.max(1).mean())
-        simple = LogisticRegression().fit(pool.X[support], pool.y[support])
-        floor.append(simple.score(pool.X[rest], pool.y[rest]))
-    assert np.mean(right) > np.mean(floor) - 0.02
+        flat = pool.X.reshape(len(pool.X), -1) / 255
+        simple = LogisticRegression().fit(flat[support], pool.y[support])
+        floor.append(simple.score(flat[rest], pool.y[rest]))
+    assert np.mean(right) > np.mean(floor)
     assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.1)
 
 

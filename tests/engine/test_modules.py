@@ -11,9 +11,17 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import sklmeta
-from sklmeta import MAMLClassifier, MAMLRegressor, ProtoNetClassifier, TaskSet
+from sklmeta import (
+    ABMLRegressor,
+    MAMLClassifier,
+    MAMLRegressor,
+    ProbabilisticMAMLRegressor,
+    ProtoNetClassifier,
+    TaskSet,
+)
 from sklmeta.backbones import MLP, ConvNet
 from sklmeta.backbones.build import build_backbone, feature_size
+from sklmeta.datasets import make_sinusoids
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.modules import no_trace, try_out
 from sklmeta.exceptions import MetaTrainingError
@@ -732,3 +740,15 @@ def test_partial_fit_keeps_what_was_found():
     assert meta.learner_.tasks_apart
     meta.partial_fit(tasks)
     assert meta.learner_.tasks_apart
+
+
+@pytest.mark.parametrize("estimator", [ABMLRegressor, ProbabilisticMAMLRegressor])
+def test_noise_that_a_learner_makes_for_training_is_no_buffer_that_moves(estimator):
+    class Squashed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).sinh().atan()
+
+    tasks = make_sinusoids(12, random_state=0)
+    meta = estimator(lambda shape: Squashed(shape[0], 8), max_iter=2, random_state=0)
+    assert not meta.fit(tasks).learner_.tasks_apart
+    assert np.isfinite(meta.adapt(tasks[0].X, tasks[0].y).predict(tasks[0].X)).all()
