@@ -141,7 +141,23 @@ def test_many_tasks_at_once_count_together(fitted, monkeypatch):
         gp.refuse_too_large(learner, torch.zeros(3, 30, 2).double(), "rows")
 
 
-# Tasks of one row, and of units of their own ------------------------------------------
+# The prior, tasks of one row, and of units of their own -------------------------------
+
+
+@pytest.fixture
+def in_double():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_prior_is_the_same_where_torch_makes_doubles(fitted, request):
+    X = np.linspace(-2, 2, 5)[:, None]
+    expected = fitted.adapt().predict(X, return_std=True)
+    request.getfixturevalue("in_double")
+    found = fitted.adapt().predict(X, return_std=True)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("normalize_y", [True, "task"])
