@@ -29,7 +29,6 @@ from sklmeta.episodic import (
     EpisodicMetaLearner,
     EpisodicRegressorMixin,
 )
-from sklmeta.fewshot import FewShotClassifier
 
 __all__ = [
     "ProbabilisticClassifierMixin",
@@ -134,29 +133,20 @@ class ProbabilisticRegressorMixin(
 class ProbabilisticClassifierMixin(MetaClassifierMixin):
     """What classifiers add whose learner has a prior of shared labels."""
 
-    def _adapted_to_no_rows(self: Any) -> FewShotClassifier:
+    def _prior_model(self: Any) -> TorchModel:
+        """Return the model of a task without support rows."""
         name = type(self).__name__
         if self._label_kind == "local":
             raise TypeError(LOCAL_LABELS.format(name))
         if self.learner_.needs_equal_rows and not self.learner_.transductive:
             raise TypeError(OWN_STATISTICS.format(name))
-        few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
-        meta = few_shot._fitted_meta()
-        prior = few_shot._blank(meta)
-        prior._model = _prior_of_labels(meta)
-        prior.classes_ = meta._preparation.classes
-        return few_shot._take_over(prior)
-
-
-def _prior_of_labels(meta: Any) -> TorchModel:
-    """Return the model of a task without support rows."""
-    device, shape = resolve_device(meta.device), meta._preparation.input_shape
-    masked = Rows(
-        torch.zeros(1, 1, *shape, device=device),
-        torch.zeros(1, 1, dtype=torch.long, device=device),
-        torch.zeros(1, 1, dtype=torch.bool, device=device),
-    )
-    return TorchModel(meta, adapt(meta._configured_learner(), masked))
+        device, shape = resolve_device(self.device), self._preparation.input_shape
+        masked = Rows(
+            torch.zeros(1, 1, *shape, dtype=torch.float32, device=device),
+            torch.zeros(1, 1, dtype=torch.long, device=device),
+            torch.zeros(1, 1, dtype=torch.bool, device=device),
+        )
+        return TorchModel(self, adapt(self._configured_learner(), masked))
 
 
 def _calibrated(learner: Any, value: float) -> None:

@@ -413,6 +413,12 @@ class MetaClassifierMixin(ClassifierMixin):
         few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
         return few_shot._fit(X, y, takes_ranks=False)
 
+    def _adapted_to_no_rows(self: Any) -> FewShotClassifier:
+        if not hasattr(self, "_prior_model"):
+            return super()._adapted_to_no_rows()
+        few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
+        return few_shot._of_prior()
+
     def _new_score(self) -> MeanAccuracy:
         return MeanAccuracy()
 

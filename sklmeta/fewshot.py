@@ -144,6 +144,14 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         adapted.classes_ = names
         return self._take_over(adapted)
 
+    def _of_prior(self) -> Self:
+        """Take the model of a task without support rows, of shared labels."""
+        meta = self._fitted_meta()
+        prior = self._blank(meta)
+        prior._model = meta._prior_model()
+        prior.classes_ = meta._preparation.classes
+        return self._take_over(prior)
+
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels.
 
