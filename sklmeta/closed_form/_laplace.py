@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-__all__ = ["Block", "LogisticFit", "blocks_of", "fit_laplace", "laplace_posterior"]
+__all__ = [
+    "Block",
+    "LogisticFit",
+    "NotFiniteError",
+    "blocks_of",
+    "fit_laplace",
+    "laplace_posterior",
+]
 
 NEWTON_STEPS = 100
 NEWTON_TOLERANCE = 1e-10
@@ -31,8 +38,24 @@ HALVINGS = 20
 # Of the largest tensor of a block of tasks: 32 MB.
 BLOCK_ENTRIES = 2**22
 HESSIANS = 8  # of a block live at one time, where they are differentiated
+# Of a Hessian's mean diagonal, added where rounding leaves it without a root.
+JITTERS = (1e-15, 1e-13, 1e-11)
 START_FACTOR = 0.5
 ITERATIONS = 500
+
+
+class NotFiniteError(ArithmeticError):
+    """A task has no posterior in the range of floating-point numbers.
+
+    Parameters
+    ----------
+    task : int
+        Its number.
+    """
+
+    def __init__(self, task: int) -> None:
+        super().__init__(task)
+        self.task = task
 
 
 @dataclass(frozen=True)
@@ -69,12 +92,15 @@ class Block:
     y : Tensor of shape (T, S)
     mask : Tensor of shape (T, S)
         1 for rows, 0 for padding.
+    tasks : ndarray of shape (T,)
+        Their numbers.
     """
 
     x: Tensor
     z: Tensor
     y: Tensor
     mask: Tensor
+    tasks: NDArray[np.int64]
 
     @staticmethod
     def n_bytes(
@@ -106,22 +132,22 @@ class Block:
         n_tasks, n_sets, q = u.shape
         p = _log_probabilities(self.logits(beta, factor, u)).exp()
         own = torch.nn.functional.one_hot(self.y, p.shape[-1]).to(p.dtype)
+        # 1 - p without cancellation, so that the Hessian is no less than I.
+        others = p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype))
         p, own = p[..., -n_sets:], own[..., -n_sets:]  # of two, the second
+        others = others[..., -n_sets:]
         rows = torch.einsum("tsi,cij->tscj", self.z, factor)  # L'z, (T, S, C, q)
         real = self.mask.unsqueeze(-1)
         gradient = torch.einsum("tsc,tscj->tcj", (p - own) * real, rows) + u
         weighted = rows * (p * real).unsqueeze(-1)
-        within = torch.einsum("tsci,tscj->tcij", weighted, rows)
-        hessian = torch.zeros(n_tasks, n_sets, q, n_sets, q, dtype=u.dtype)
-        hessian = hessian.diagonal_scatter(within.permute(0, 2, 3, 1), 0, 1, 3)
-        return gradient.flatten(1), self._full(hessian, weighted)
-
-    def _full(self, diagonal: Tensor, weighted: Tensor) -> Tensor:
-        n_tasks, n_sets, q = diagonal.shape[:3]
+        curved = rows * (p * others * real).unsqueeze(-1)
+        within = torch.einsum("tsci,tscj->tcij", curved, rows)
         flat = weighted.flatten(2)
+        between = -(flat.mT @ flat).view(n_tasks, n_sets, q, n_sets, q)
+        hessian = between.diagonal_scatter(within.permute(0, 2, 3, 1), 0, 1, 3)
         size = n_sets * q
-        full = diagonal.reshape(n_tasks, size, size) - flat.mT @ flat
-        return full + torch.eye(size, dtype=full.dtype)
+        full = hessian.reshape(n_tasks, size, size) + torch.eye(size, dtype=u.dtype)
+        return gradient.flatten(1), full
 
     def modes(self, beta: Tensor, factor: Tensor, start: Tensor) -> Tensor:
         """Return the minima of h (T, C, q), by Newton's method with halved steps."""
@@ -132,18 +158,19 @@ class Block:
         u, now = start, height(start)
         for _ in range(NEWTON_STEPS):
             gradient, hessian = self.derivatives(beta, factor, u)
-            step = _solved(hessian, gradient).view_as(u)
+            step = self._solved(hessian, gradient).view_as(u)
             scale = torch.ones_like(now)
             for _ in range(HALVINGS):
                 trial = u - scale[:, None, None] * step
                 then = height(trial)
-                worse = then > now + 1e-12 * now.abs()
+                worse = ~(then <= now + 1e-12 * now.abs())
                 if not worse.any():
                     break
                 scale = torch.where(worse, scale / 2, scale)
             u, now = trial, then
             if step.abs().max() < NEWTON_TOLERANCE:
                 break
+        self._refuse(~(now.isfinite() & u.isfinite().all(2).all(1)))
         return u
 
     def objective(self, beta: Tensor, factor: Tensor, modes: Tensor) -> Tensor:
@@ -155,11 +182,39 @@ class Block:
         with torch.no_grad():
             _, hessian = self.derivatives(beta, factor, modes)
         gradient, _ = self.derivatives(beta, factor, modes)
-        u = modes - _solved(hessian, gradient).view_as(modes)
+        u = modes - self._solved(hessian, gradient).view_as(modes)
         _, hessian = self.derivatives(beta, factor, u)
-        half_logdet = torch.linalg.cholesky(hessian).diagonal(dim1=1, dim2=2).log()
+        half_logdet = self.root(hessian).diagonal(dim1=1, dim2=2).log()
         height = self.nll(beta, factor, u) + u.square().sum((1, 2)) / 2
         return height.sum() + half_logdet.sum()
+
+    def root(self, hessian: Tensor) -> Tensor:
+        """Return Cholesky factors of Hessians (T, Cq, Cq).
+
+        Raises
+        ------
+        NotFiniteError
+            If one has none, or is not finite.
+        """
+        self._refuse(~hessian.detach().isfinite().all(2).all(1))
+        size = torch.eye(hessian.shape[1], dtype=hessian.dtype)
+        root, info = torch.linalg.cholesky_ex(hessian)
+        for jitter in JITTERS:
+            if not info.any():
+                break
+            mean = hessian.detach().diagonal(dim1=1, dim2=2).mean(1) * (info > 0)
+            hessian = hessian + jitter * mean[:, None, None] * size
+            root, info = torch.linalg.cholesky_ex(hessian)
+        self._refuse(info > 0)
+        return root
+
+    def _solved(self, hessian: Tensor, gradient: Tensor) -> Tensor:
+        root = self.root(hessian)
+        return torch.cholesky_solve(gradient.unsqueeze(-1), root).squeeze(-1)
+
+    def _refuse(self, bad: Tensor) -> None:
+        if bad.any():
+            raise NotFiniteError(int(self.tasks[int(bad.int().argmax())]))
 
 
 def blocks_of(
@@ -181,7 +236,8 @@ def blocks_of(
         ):
             stop += 1
         tasks = order[start:stop]
-        yield tasks, _padded(rows, y, effects, [supports[t] for t in tasks])
+        own = [supports[t] for t in tasks]
+        yield tasks, _padded(rows, y, effects, own, tasks)
         start = stop
 
 
@@ -190,6 +246,7 @@ def _padded(
     y: NDArray[np.int64],
     effects: NDArray[np.int64],
     supports: Sequence[NDArray[np.int64]],
+    tasks: NDArray[np.int64],
 ) -> Block:
     longest = max(1, *(len(support) for support in supports))
     index = np.zeros((len(supports), longest), dtype=np.int64)
@@ -198,7 +255,8 @@ def _padded(
         index[t, : len(support)], mask[t, : len(support)] = support, 1.0
     x = rows[index] * mask[..., None]
     parts = (x, x[..., effects], y[index], mask)
-    return Block(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+    tensors = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    return Block(*tensors, tasks)
 
 
 def fit_laplace(
@@ -263,7 +321,7 @@ def laplace_posterior(block: Block, fit: LogisticFit) -> tuple[Tensor, Tensor]:
     start = torch.zeros(len(block.x), n_sets, q, dtype=torch.float64)
     modes = block.modes(fit.beta, fit.factor, start)
     _, hessian = block.derivatives(fit.beta, fit.factor, modes)
-    root = torch.linalg.cholesky(hessian)
+    root = block.root(hessian)
     unit = torch.eye(n_sets * q, dtype=root.dtype)
     inverse = torch.linalg.solve_triangular(root, unit, upper=False).mT  # R^-T
     half = torch.einsum("cij,tcjk->tcik", fit.factor, inverse.unflatten(1, (n_sets, q)))
@@ -275,8 +333,3 @@ def _log_probabilities(logits: Tensor) -> Tensor:
     if logits.shape[-1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], -1)
     return logits.log_softmax(-1)
-
-
-def _solved(hessian: Tensor, gradient: Tensor) -> Tensor:
-    root = torch.linalg.cholesky(hessian)
-    return torch.cholesky_solve(gradient.unsqueeze(-1), root).squeeze(-1)

@@ -24,9 +24,10 @@ from sklmeta._task_rows import representative
 from sklmeta.base import BaseMetaLearner
 from sklmeta.closed_form._design import FAR_FROM_ZERO, Design
 from sklmeta.engine.byte_counts import free_bytes, shown_bytes
+from sklmeta.exceptions import MetaTrainingError
 from sklmeta.tasks import ClassPool, TaskSet, as_tasks
 
-__all__ = ["MixedModel", "with_mixed_model_parameters"]
+__all__ = ["MixedModel", "not_finite", "with_mixed_model_parameters"]
 
 PARAMETERS = """\
 random_effects : {"all", "intercept"} or list of str or int, default="all"
@@ -75,6 +76,13 @@ with_mixed_model_parameters = partial(
 )
 
 
+def not_finite(name: str, where: str, what: str) -> MetaTrainingError:
+    """Return the error of estimates or predictions beyond all floating-point range."""
+    return MetaTrainingError(
+        f"{where} gave numbers that are not finite ({name}). Check the scale of {what}."
+    )
+
+
 class MixedModel(BaseMetaLearner):
     """Base of mixed models. Subclasses have `_estimated`."""
 
@@ -115,6 +123,8 @@ class MixedModel(BaseMetaLearner):
         ------
         ValueError
             If tasks or parameters are not usable; the message names the task.
+        MetaTrainingError
+            If numbers are not finite.
         """
         self._check_parameters()
         state = check_random_state(self.random_state)

@@ -39,19 +39,21 @@ from scipy.stats import norm, qmc
 
 from sklmeta._meta_tags import MetaTags
 from sklmeta._preparation import Preparation
-from sklmeta._row_episodes import RowEpisode
+from sklmeta._row_episodes import RowEpisode, naming
 from sklmeta._schema import task_names
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.closed_form._design import Design, random_columns
 from sklmeta.closed_form._laplace import (
     Block,
     LogisticFit,
+    NotFiniteError,
     blocks_of,
     fit_laplace,
     laplace_posterior,
 )
 from sklmeta.closed_form._mixed_estimator import (
     MixedModel,
+    not_finite,
     with_mixed_model_parameters,
 )
 from sklmeta.tasks import ClassPool, TaskSet
@@ -92,11 +94,15 @@ class LogisticPosterior:
 
     def probabilities(self, rows: Array) -> Array:
         """Return probabilities (Q, K) of rows that are columns of the model."""
-        logits = rows @ self.mean.T  # (Q, C)
-        spread = np.einsum("qi,cij->qcj", rows[:, self.design.effects], self.half)
+        with np.errstate(all="ignore"):
+            logits = rows @ self.mean.T  # (Q, C)
+            spread = np.einsum("qi,cij->qcj", rows[:, self.design.effects], self.half)
+            square = (spread**2).sum(2)
+        if not (np.isfinite(logits).all() and np.isfinite(square).all()):
+            name = HierarchicalLogisticClassifier.__name__
+            raise not_finite(name, "Predicting rows far from those of", "X")
         if logits.shape[1] == 1:
-            std = np.sqrt((spread[:, 0] ** 2).sum(1))
-            second = _averaged_sigmoid(logits[:, 0], std)
+            second = _averaged_sigmoid(logits[:, 0], np.sqrt(square[:, 0]))
             return np.column_stack([1 - second, second])
         return _averaged_softmax(logits, spread @ spread.swapaxes(1, 2))
 
@@ -143,9 +149,10 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
     covariance : {"auto", "full", "diagonal"}, default="diagonal"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
         intercept and coefficients of the scaled features are independent, or, with
-        ``normalize_x=False``, those of the features as they are given. It is also used, after a warning, where there are fewer tasks than random
-        coefficients. "auto" fits both and takes the better by Akaike's criterion. Full
-        covariances take several times as long to fit.
+        ``normalize_x=False``, those of the features as they are given. It is also used,
+        after a warning, where there are fewer tasks than random coefficients. "auto"
+        fits both and takes the better by Akaike's criterion. Full covariances take
+        several times as long to fit.
 
     alpha : float, default=1.0
         Ridge penalty on fixed effects of the (scaled) features, as ``1 / C`` in
@@ -253,8 +260,8 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         self, tasks: TaskSet | ClassPool, preparation: Preparation
     ) -> dict[str, Any]:
         assert isinstance(tasks, TaskSet)
-        rows = tasks.rows()
-        X = preparation.task_rows(rows, task_names(tasks))
+        rows, names = tasks.rows(), task_names(tasks)
+        X = preparation.task_rows(rows, names)
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
         x, y = design.rows(X), preparation.coded_labels(tasks)
@@ -270,13 +277,17 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         blocks = [b for _, b in blocks_of(x, y, design.effects, supports, n_sets)]
         kind = self._usable_covariance(len(tasks), design, preparation)
         basis = design.basis(preparation)
-        fits = [
-            fit_laplace(
-                blocks, n_sets, penalty, diagonal=diagonal, tol=self.tol, basis=basis
-            )
-            for diagonal in (True, False)
-            if kind in ("auto", "diagonal" if diagonal else "full")
-        ]
+        options = {"tol": self.tol, "basis": basis}
+        try:
+            fits = [
+                fit_laplace(blocks, n_sets, penalty, diagonal=diagonal, **options)
+                for diagonal in (True, False)
+                if kind in ("auto", "diagonal" if diagonal else "full")
+            ]
+        except NotFiniteError as error:
+            name = type(self).__name__
+            where = f"Task {names[error.task]!r}: meta-training"
+            raise not_finite(name, where, "X") from error
         fit = min(fits, key=lambda one: one.deviance + 2 * one.n_parameters)
         self._warn_unless(fit.converged)
         beta = design.unscaled(fit.beta.numpy())
@@ -298,7 +309,12 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         self, X: Any, y: NDArray[Any], classes: NDArray[Any] | None
     ) -> LogisticPosterior:
         rows = self._design.rows(X)
-        return self._adapted(rows, y, [np.arange(len(rows))])[0]
+        try:
+            return self._adapted(rows, y, [np.arange(len(rows))])[0]
+        except NotFiniteError as error:
+            raise not_finite(
+                type(self).__name__, "Adapting to these rows", "X"
+            ) from error
 
     def _adapted(
         self,
@@ -306,7 +322,13 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         codes: NDArray[np.int64],
         supports: Sequence[NDArray[np.int64]],
     ) -> list[LogisticPosterior]:
-        """Return the model of each task, of which `supports` says the rows."""
+        """Return the model of each task, of which `supports` says the rows.
+
+        Raises
+        ------
+        NotFiniteError
+            With the position among `supports` of a task that has no posterior.
+        """
         design, fit = self._design, self._fit
         models: list[Any] = [None] * len(supports)
         blocks = blocks_of(rows, codes, design.effects, supports, len(fit.beta))
@@ -328,9 +350,15 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         for start in range(0, len(episodes), EPISODES_AT_ONCE):
             part = episodes[start : start + EPISODES_AT_ONCE]
             supports = [episode.support for episode in part]
-            models = self._adapted(rows, codes, supports)
+            try:
+                models = self._adapted(rows, codes, supports)
+            except NotFiniteError as error:
+                where = f"{part[error.task].name}: adapting to its support rows"
+                raise not_finite(type(self).__name__, where, "X") from error
             for model, episode in zip(models, part, strict=True):
-                yield classes[model.probabilities(query[episode.query]).argmax(1)]
+                with naming(episode):
+                    codes_of = model.probabilities(query[episode.query]).argmax(1)
+                yield classes[codes_of]
 
 
 def _n_sets(preparation: Preparation) -> int:

@@ -84,8 +84,9 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
     covariance : {"auto", "full", "diagonal"}, default="auto"
         Of the random coefficients between tasks. "diagonal" has fewer parameters:
         intercept and coefficients of the scaled features are independent, or, with
-        ``normalize_x=False``, those of the features as they are given. It is also used, after a warning, where there are fewer tasks than random
-        coefficients. "auto" fits both and takes the better by Akaike's criterion.
+        ``normalize_x=False``, those of the features as they are given. It is also used,
+        after a warning, where there are fewer tasks than random coefficients. "auto"
+        fits both and takes the better by Akaike's criterion.
 
     method : {"reml", "ml"}, default="reml"
         Restricted or ordinary maximum likelihood.

@@ -158,6 +158,22 @@ def test_without_rows_the_posterior_is_the_prior():
         torch.testing.assert_close(half[0, c] @ half[0, c].T, factor[c] @ factor[c].T)
 
 
+def test_hessians_spoilt_by_rounding_have_roots():
+    x, y, supports = data(1)
+    ((tasks, block),) = blocks_of(x, y, EFFECTS, supports, 1)
+    wide = torch.tensor([[1.0, 1.0 + 1e-15], [1.0 + 1e-15, 1.0]]).double()
+    hessian = wide.repeat(len(tasks), 1, 1)
+    hessian[2] = torch.eye(2)
+    root = block.root(hessian)
+    torch.testing.assert_close(root[2], torch.eye(2).double())
+    torch.testing.assert_close(root @ root.mT, hessian)
+    for bad in (torch.nan, torch.inf, -1.0):
+        hessian[3, 0, 0] = bad
+        with pytest.raises(_laplace.NotFiniteError) as error:
+            block.root(hessian)
+        assert error.value.task == tasks[3]
+
+
 @SETS
 def test_blocks_hold_every_task_once(n_sets, monkeypatch):
     x, y, supports = data(n_sets)

@@ -11,7 +11,9 @@ from scipy.special import expit, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
 from sklmeta import ClassPool, HierarchicalLogisticClassifier, TaskSet
+from sklmeta.closed_form import _laplace
 from sklmeta.closed_form.mixed_logistic import _averaged_sigmoid, _averaged_softmax
+from sklmeta.exceptions import MetaTrainingError
 
 NAMES = {2: np.array(["no", "yes"]), 3: np.array(["apple", "bee", "cat"])}
 WAYS = pytest.mark.parametrize("n_classes", [2, 3])
@@ -311,6 +313,62 @@ def test_labels_that_mean_nothing_outside_a_task_are_refused(kind):
         tasks = ClassPool(tasks.rows().X, np.asarray(tasks.rows().y))
     with pytest.raises(ValueError, match="needs labels that mean the same in all task"):
         HierarchicalLogisticClassifier().fit(tasks)
+
+
+@WAYS
+@pytest.mark.parametrize("scale", [1e5, 1e8, 1e12, 1e100])
+def test_rows_far_from_all_others_are_adapted_to(n_classes, scale):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 12, 6))
+    codes = (X[..., 0] + rng.normal(size=(40, 12)) > 0) * 1 + (X[..., 1] > 1)
+    y = np.minimum(codes, n_classes - 1)
+    meta = HierarchicalLogisticClassifier(covariance="full", tol=1e-3)
+    meta.fit(TaskSet(list(zip(X, y, strict=True))))
+    for rows in (slice(None), slice(1)):
+        far = X[0].copy()
+        far[rows] *= scale
+        proba = meta.adapt(far, y[0]).predict_proba(X[0])
+        np.testing.assert_allclose(proba.sum(1), 1)
+        new = TaskSet([(far, y[0]), (X[1], y[1])])
+        assert 0 <= meta.set_params(n_shot=8).score(new) <= 1
+
+
+@WAYS
+def test_one_row_far_from_all_others_is_trained_on(n_classes):
+    tasks = labelled(40, 12, n_classes)
+    far = tasks[0].X.copy()
+    far[0] *= 1e9
+    moved = TaskSet([(far, tasks[0].y), *((t.X, t.y) for t in tasks[1:])])
+    meta = HierarchicalLogisticClassifier(normalize_x=False).fit(moved)
+    assert np.isfinite(meta.log_likelihood_)
+
+
+@WAYS
+def test_numbers_that_are_not_finite_are_refused(n_classes):
+    tasks = labelled(30, 8, n_classes)
+    meta = HierarchicalLogisticClassifier().fit(tasks)
+    X, y = tasks[0].X, tasks[0].y
+    match = r"gave numbers that are not finite .*\. Check the scale of X\."
+    with pytest.raises(MetaTrainingError, match=f"Adapting to these rows {match}"):
+        meta.adapt(X * 1e300, y)
+    model = meta.adapt(X, y)
+    with pytest.raises(MetaTrainingError, match=match):
+        model.predict(X * 1e300)
+    new = TaskSet([(X, y), (X * 1e300, y)])
+    with pytest.raises(MetaTrainingError, match=f"Task 1: adapting .*{match}"):
+        meta.score(new)
+    with pytest.raises(MetaTrainingError, match=f"Task 1: .*{match}"):
+        meta.predict_tasks(TaskSet([(X, y)] * 2), [X, X * 1e300])
+
+
+def test_training_that_is_not_finite_names_the_task(monkeypatch):
+    def spoilt(block, beta, factor, start):
+        raise _laplace.NotFiniteError(7)
+
+    monkeypatch.setattr(_laplace.Block, "modes", spoilt)
+    match = r"Task 7: meta-training gave numbers that are not finite .* scale of X"
+    with pytest.raises(MetaTrainingError, match=match):
+        HierarchicalLogisticClassifier().fit(labelled(10, 5))
 
 
 def test_one_task_is_refused():

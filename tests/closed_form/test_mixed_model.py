@@ -286,7 +286,7 @@ def test_diagonal_covariances_are_of_features_as_they_are(shift):
 
 
 def test_diagonal_covariances_of_features_far_from_zero_are_warned_of():
-    tasks = TaskSet([(task.X + [0, 1e4], task.y) for task in lines(30, 8)])
+    tasks = TaskSet([(task.X + np.array([0, 1e4]), task.y) for task in lines(30, 8)])
     options = {"covariance": "diagonal", "normalize_x": False}
     with pytest.warns(UserWarning, match=r"Means of the features \[1\] are over 100"):
         HierarchicalLinearRegressor(**options).fit(tasks)
