@@ -120,6 +120,9 @@ class TorchModel:
     ) -> NDArray[np.float64]:
         """Return joint draws (n_samples, Q, n_outputs) in the targets' own units."""
         draws = draw_rows(*self._ready(X), n_samples, seed, noise)
+        if not draws.isfinite().all():
+            where = "the support rows, or drawing at rows far from them,"
+            raise diverged(self.meta, where)
         return self._in_units(draws).reshape(draws.shape)
 
     def _in_units(self, outputs: Tensor) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
             If a covariance is not positive definite, whatever the jitter.
         """
         if self.objective == "predictive":
-            return super().meta_loss(episodes)
+            return self._predictive_loss(episodes)
         support, query = episodes.support, episodes.query
         x = torch.cat([support.x, query.x], 1)
         y, mask = (
@@ -228,6 +228,17 @@ class DeepKernel(PredictsDensity, EmbeddingLearner):
         if not noise:
             return draws
         return draws + self.noise.sqrt() * standard_normal(shape, generator, draws)
+
+    def _predictive_loss(self, episodes: Episodes) -> Tensor:
+        """Return the loss of the query rows given the support, (T,)."""
+        support, query = episodes.support, episodes.query
+        n_support = support.x.shape[1]
+        view = self.with_options(gives_std=self.task_type == "regression")
+        features = view.embed(torch.cat([support.x, query.x], 1))
+        state = view.adapt_features(features[:, :n_support], support)
+        _refuse_indefinite(state["factor"], support.x)
+        outputs = view.predict_features(state, features[:, n_support:])
+        return view.loss(outputs, view.answerable(support, query))
 
     def _parted(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what the kernel is of, and prior means if features hold any."""

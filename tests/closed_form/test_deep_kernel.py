@@ -571,10 +571,13 @@ def odd_tasks():
     return TaskSet.from_arrays(X, y, np.repeat(names, 12))
 
 
-def test_covariance_that_stays_indefinite_is_refused_by_name():
+INDEFINITE = {"kernel": Indefinite, "backbone": "identity", "normalize_x": False}
+
+
+@pytest.mark.parametrize("objective", ["marginal", "predictive"])
+def test_covariance_that_stays_indefinite_is_refused_by_name(objective):
     tasks = odd_tasks()
-    options = {"kernel": Indefinite, "backbone": "identity", "normalize_x": False}
-    meta = DeepKernelRegressor(**options, **QUICK)
+    meta = DeepKernelRegressor(objective=objective, **INDEFINITE, **QUICK)
     with pytest.raises(MetaTrainingError, match="covariance of task 'Brest' is not"):
         meta.fit(tasks)
     meta.fit(tasks[[0, 1, 3]])
@@ -584,6 +587,15 @@ def test_covariance_that_stays_indefinite_is_refused_by_name():
         meta.predict_tasks(tasks, [task.X for task in tasks])
     with pytest.raises(MetaTrainingError, match="covariance of task 'Brest' is not"):
         meta.partial_fit(tasks)
+
+
+def test_draws_that_are_not_finite_are_refused():
+    tasks = odd_tasks()
+    meta = DeepKernelRegressor(**INDEFINITE, **QUICK).fit(tasks[[0, 1, 3]])
+    adapted = meta.adapt(tasks[0].X, tasks[0].y)
+    assert np.isfinite(adapted.sample_y(tasks[1].X)).all()
+    with pytest.raises(MetaTrainingError, match="or drawing at rows far from them"):
+        adapted.sample_y(tasks[2].X)
 
 
 @pytest.fixture(scope="module")
