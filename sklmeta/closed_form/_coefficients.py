@@ -12,8 +12,9 @@ from sklearn.utils import check_random_state
 
 from sklmeta.closed_form._design import Design
 from sklmeta.closed_form._likelihood import Fit, posterior
+from sklmeta.closed_form._mixed_estimator import not_finite
 
-__all__ = ["CoefficientPosterior", "adapted"]
+__all__ = ["CoefficientPosterior", "adapted", "finite"]
 
 Array = NDArray[np.float64]
 
@@ -39,27 +40,44 @@ class CoefficientPosterior:
 
     def predict(self, X: Any) -> Array:
         """Return targets (Q,) or (Q, n_outputs)."""
-        return self.design.targets(self.design.rows(X) @ self.mean.T)
+        with np.errstate(all="ignore"):
+            return finite(self.design.targets(self.design.rows(X) @ self.mean.T))
 
     def predict_std(self, X: Any) -> tuple[Array, Array]:
         """Return means and standard deviations of targets, noise included."""
-        rows = self.design.rows(X)
-        spread = rows[:, self.design.effects] @ self.half  # (n_outputs, Q, q)
-        variance = (spread**2).sum(-1).T + self.noise_variance
-        mean = self.design.targets(rows @ self.mean.T)
-        return mean, self.design.spreads(np.sqrt(variance))
+        with np.errstate(all="ignore"):
+            rows = self.design.rows(X)
+            spread = rows[:, self.design.effects] @ self.half  # (n_outputs, Q, q)
+            variance = (spread**2).sum(-1).T + self.noise_variance
+            mean = self.design.targets(rows @ self.mean.T)
+            return finite(mean), finite(self.design.spreads(np.sqrt(variance)))
 
     def sample(self, X: Any, n_samples: int, random_state: Any, noise: bool) -> Array:
         """Return joint draws (n_samples, Q, n_outputs)."""
         state = check_random_state(random_state)
-        rows = self.design.rows(X)
         n_outputs, q = self.half.shape[:2]
         normal = state.normal(size=(n_samples, n_outputs, q, 1))
-        effects = (self.half @ normal)[..., 0]  # (n_samples, n_outputs, q)
-        drawn = rows @ self.mean.T + rows[:, self.design.effects] @ effects.mT
-        if noise:
-            drawn += state.normal(size=drawn.shape) * np.sqrt(self.noise_variance)
-        return drawn * self.design.y_scale + self.design.y_mean
+        with np.errstate(all="ignore"):
+            rows = self.design.rows(X)
+            effects = (self.half @ normal)[..., 0]  # (n_samples, n_outputs, q)
+            drawn = rows @ self.mean.T + rows[:, self.design.effects] @ effects.mT
+            if noise:
+                drawn += state.normal(size=drawn.shape) * np.sqrt(self.noise_variance)
+            return finite(drawn * self.design.y_scale + self.design.y_mean)
+
+
+def finite(outputs: Array) -> Array:
+    """Return predictions as they are.
+
+    Raises
+    ------
+    MetaTrainingError
+        If one is not finite.
+    """
+    if np.isfinite(outputs).all():
+        return outputs
+    where = "Adapting to the support rows, or predicting rows far from them,"
+    raise not_finite("HierarchicalLinearRegressor", where, "X and y")
 
 
 def adapted(
@@ -87,19 +105,27 @@ def adapted(
     -------
     mean : ndarray of shape (T, n_outputs, p)
     half : ndarray of shape (T, n_outputs, q, q)
+
+    Both are NaN for tasks whose sums of squares are not finite.
     """
     q = len(design.effects)
     z = rows[:, design.effects]
     betas = np.stack([fit.beta for fit in fits])
-    residuals = design.scaled(y) - rows @ betas.T
+    with np.errstate(all="ignore"):
+        residuals = design.scaled(y) - rows @ betas.T
     grams = np.empty((len(supports), q, q))
     moments = np.empty((len(supports), q, len(fits)))
     for t, support in enumerate(supports):
         own = z[support].T
-        grams[t], moments[t] = own @ own.T, own @ residuals[support]
+        with np.errstate(all="ignore"):
+            grams[t], moments[t] = own @ own.T, own @ residuals[support]
+    spoilt = ~(np.isfinite(grams).all((1, 2)) & np.isfinite(moments).all((1, 2)))
+    grams[spoilt], moments[spoilt] = 0.0, np.nan
     mean = np.tile(betas, (len(supports), 1, 1))
     half = np.empty((len(supports), len(fits), q, q))
     for k, fit in enumerate(fits):
-        modes, half[:, k] = posterior(fit, grams, moments[:, :, k])
+        with np.errstate(all="ignore"):
+            modes, half[:, k] = posterior(fit, grams, moments[:, :, k])
         mean[:, k, design.effects] += modes
+    half[spoilt] = np.nan
     return mean, half

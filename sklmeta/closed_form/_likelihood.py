@@ -362,7 +362,8 @@ def _em_factor(likelihood: Likelihood, diagonal: bool, basis: Array) -> Array:
 def posterior(prior: Fit, gram: Array, moment: Array) -> tuple[Array, Array]:
     r"""Return means (T, q) and factors (T, q, q) of covariances of random effects.
 
-    By :math:`\hat b_t = W_t Z_t^\top (y_t - X_t\beta)` and :math:`\sigma^2 W_t`.
+    They are NaN where rounding leaves nothing of a task's covariance. By
+    :math:`\hat b_t = W_t Z_t^\top (y_t - X_t\beta)` and :math:`\sigma^2 W_t`.
 
     Parameters
     ----------
@@ -374,7 +375,9 @@ def posterior(prior: Fit, gram: Array, moment: Array) -> tuple[Array, Array]:
     """
     factor = prior.factor
     inner = factor.T @ gram @ factor + np.eye(len(factor))
-    half = _solve_lower(np.linalg.cholesky(inner), factor.T)  # (T, q, q)
+    root, info = torch.linalg.cholesky_ex(torch.from_numpy(inner))
+    root[info > 0] = torch.nan
+    half = _solve_lower(root.numpy(), factor.T)  # (T, q, q)
     mean = np.einsum("tki,tk->ti", half, np.einsum("tki,ti->tk", half, moment))
     return mean, half.mT * np.sqrt(prior.noise_variance)
 

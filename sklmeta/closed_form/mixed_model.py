@@ -40,10 +40,10 @@ from numpy.typing import NDArray
 
 from sklmeta._parameters import check_choice
 from sklmeta._preparation import Preparation
-from sklmeta._row_episodes import RowEpisode
+from sklmeta._row_episodes import RowEpisode, naming
 from sklmeta._schema import task_names
 from sklmeta.base import MetaProbabilisticRegressorMixin
-from sklmeta.closed_form._coefficients import CoefficientPosterior, adapted
+from sklmeta.closed_form._coefficients import CoefficientPosterior, adapted, finite
 from sklmeta.closed_form._design import Design, random_columns
 from sklmeta.closed_form._likelihood import (
     Fit,
@@ -307,6 +307,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         rows = self._design.rows(X)
         support = [np.arange(len(rows))]
         mean, half = adapted(self._design, self._fits, rows, y, support)
+        finite(mean)
         noise = np.array([fit.noise_variance for fit in self._fits])
         return CoefficientPosterior(self._design, mean[0], half[0], noise)
 
@@ -330,7 +331,9 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
             supports = [episode.support for episode in part]
             mean, _ = adapted(design, self._fits, rows, y, supports)
             for episode, own in zip(part, mean, strict=True):
-                yield design.targets(query[episode.query] @ own.T)
+                with naming(episode), np.errstate(all="ignore"):
+                    predicted = finite(design.targets(query[episode.query] @ own.T))
+                yield predicted
 
 
 def _warn_of_other_units(

@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 
 from sklmeta import HierarchicalLinearRegressor, HierarchicalLogisticClassifier, TaskSet
 from sklmeta.datasets import fetch_sleepstudy
+from sklmeta.exceptions import MetaTrainingError
 
 # As lme4 prints them for Reaction ~ Days + (Days | Subject).
 LME4 = {
@@ -484,6 +485,35 @@ def test_scaled_targets_of_odd_tasks_are_as_others():
     np.testing.assert_allclose(mean, levels[0].y[4:], atol=4)
     flat = TaskSet([(t.X, 0 * t.y if i == 3 else t.y) for i, t in enumerate(tasks)])
     HierarchicalLinearRegressor().fit(flat)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_numbers_that_are_not_finite_are_refused(planes, n_outputs):
+    task = lines(1, 8, seed=4)[0]
+    X, y, meta = task.X, task.y, planes
+    if n_outputs == 2:
+        both = [(t.X, np.column_stack([t.y, -t.y])) for t in lines(30, 8)]
+        meta, y = HierarchicalLinearRegressor().fit(TaskSet(both)), both[0][1]
+        X = both[0][0]
+    match = r"numbers that are not finite .* Check the scale of X and y\."
+    for far, targets in ((X * 1e200, y), (X * 1e306, y), (X, y * 1e307)):
+        with pytest.raises(MetaTrainingError, match=match):
+            meta.adapt(far, targets).predict(X * 100)
+    assert np.isfinite(meta.adapt(X * 1e100, y).predict(X)).all()
+    model = meta.adapt(X, y)
+    for query in (X * 1e200, X * 1e306):
+        with pytest.raises(MetaTrainingError, match=match):
+            model.predict(query, return_std=True)
+    huge = [[1.7e308, -1.7e308]]
+    with pytest.raises(MetaTrainingError, match=match):
+        model.predict(huge)
+    with pytest.raises(MetaTrainingError, match=match):
+        model.sample_y(huge)
+    new = TaskSet([(X, y), (X * 1e200, y)])
+    with pytest.raises(MetaTrainingError, match=f"^Task 1: .*{match}"):
+        meta.score(new)
+    with pytest.raises(MetaTrainingError, match=f"^Task 1: .*{match}"):
+        meta.predict_tasks(new, [X, X])
 
 
 def test_too_few_rows_are_refused():
