@@ -253,6 +253,8 @@ def _padded(
     mask = np.zeros(index.shape)
     for t, support in enumerate(supports):
         index[t, : len(support)], mask[t, : len(support)] = support, 1.0
+    if len(rows) == 0:  # padding alone
+        rows, y = np.zeros((1, rows.shape[1])), np.zeros(1, dtype=np.int64)
     x = rows[index] * mask[..., None]
     parts = (x, x[..., effects], y[index], mask)
     tensors = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)

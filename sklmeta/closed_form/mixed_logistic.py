@@ -56,6 +56,7 @@ from sklmeta.closed_form._mixed_estimator import (
     not_finite,
     with_mixed_model_parameters,
 )
+from sklmeta.fewshot import FewShotClassifier
 from sklmeta.tasks import ClassPool, TaskSet
 
 __all__ = ["HierarchicalLogisticClassifier"]
@@ -140,7 +141,8 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
     of the marginal likelihood [1]_; a new task's coefficients are their approximate
     posterior given its support rows. Probabilities are averages over that posterior
     [2]_, so that they are the less sure the less is known; classes without support rows
-    keep what the prior says of them.
+    keep what the prior says of them. With no row known, that is all there is:
+    ``adapt()``.
 
     Parameters
     ----------
@@ -315,6 +317,21 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
             raise not_finite(
                 type(self).__name__, "Adapting to these rows", "X"
             ) from error
+
+    def _adapted_to_no_rows(self) -> FewShotClassifier:
+        few_shot = FewShotClassifier(self._own_copy(), missing_classes="allow")
+        meta = few_shot._fitted_meta()
+        prior = few_shot._blank(meta)
+        prior._model = self._prior_model()
+        prior.classes_ = meta._preparation.classes
+        return few_shot._take_over(prior)
+
+    def _prior_model(self) -> LogisticPosterior:
+        """Return the model of a task without support rows."""
+        no_rows = np.zeros((0, len(self._design.columns)))
+        no_codes = np.zeros(0, dtype=np.int64)
+        (model,) = self._adapted(no_rows, no_codes, [np.arange(0)])
+        return model
 
     def _adapted(
         self,

@@ -376,10 +376,28 @@ def test_one_task_is_refused():
         HierarchicalLogisticClassifier().fit(labelled(1, 10))
 
 
-def test_without_rows_nothing_is_predicted(fitted):
-    meta, _ = fitted
-    with pytest.raises(TypeError):
-        meta.adapt()
+def test_without_rows_the_prior_is_predicted(fitted):
+    meta, new = fitted
+    X = new[0].X[:4]
+    model = meta.adapt()
+    assert model.classes_.tolist() == meta.classes_.tolist()
+    rng = np.random.default_rng(0)
+    n_sets = len(meta.intercept_)
+    draws = []
+    for _ in range(20_000 // 4):
+        own = [rng.multivariate_normal(np.zeros(3), part) for part in meta.covariance_]
+        own = np.column_stack([meta.intercept_, meta.coef_]) + own
+        logits = np.column_stack([np.ones(4), X]) @ own.T
+        if n_sets == 1:
+            logits = np.column_stack([np.zeros(4), logits])
+        draws.append(softmax(logits, axis=1))
+    found = meta.predict_proba(X)
+    np.testing.assert_allclose(found, np.mean(draws, 0), atol=0.02)
+    np.testing.assert_array_equal(model.predict_proba(X), found)
+    labels = meta.classes_[found.argmax(1)]
+    np.testing.assert_array_equal(model.predict(X), labels)
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict_proba(X), found)
 
 
 def test_estimates_far_from_convergence_are_warned_of(monkeypatch):
