@@ -66,6 +66,8 @@ Array = NDArray[np.float64]
 EPISODES_AT_ONCE = 1024
 # Targets of one task that spread this much more than others' are in other units.
 OTHER_UNITS = 1000.0
+# Of the largest target: what spreads less is constant, but for rounding.
+CONSTANT = 1e-12
 
 
 @with_mixed_model_parameters
@@ -210,7 +212,8 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
         x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
-        _warn_of_other_units(y, rows.offsets, names)
+        levels = np.abs(design.y_mean / design.y_scale)
+        _warn_of_other_units(y, levels, rows.offsets, names)
         penalty = design.penalty(self.alpha, preparation)
         n_effects = len(design.effects)
         self._refuse_too_large(
@@ -337,15 +340,19 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
 
 
 def _warn_of_other_units(
-    y: Array, offsets: NDArray[np.int64], names: Sequence[Any]
+    y: Array, levels: Array, offsets: NDArray[np.int64], names: Sequence[Any]
 ) -> None:
-    """Warn of a task whose targets (N, n_outputs) spread far more than others'."""
+    """Warn of a task whose targets (N, n_outputs) spread far more than others'.
+
+    Before they were centred, they were about `levels`.
+    """
     sizes = np.diff(offsets)
     means = np.add.reduceat(y, offsets[:-1]) / sizes[:, None]
     squares = np.add.reduceat((y - np.repeat(means, sizes, axis=0)) ** 2, offsets[:-1])
     spreads = np.sqrt(squares / sizes[:, None])
-    for own in spreads.T:
-        known = own[(sizes > 1) & (own > 0)]
+    rounding = CONSTANT * (np.abs(y).max(0) + levels)
+    for own, least in zip(spreads.T, rounding, strict=True):
+        known = own[(sizes > 1) & (own > least)]
         if known.size == 0:
             continue
         usual = np.quantile(known, 0.25, method="lower")

@@ -487,6 +487,13 @@ def test_scaled_targets_of_odd_tasks_are_as_others():
     HierarchicalLinearRegressor().fit(flat)
 
 
+@pytest.mark.parametrize("level", [0.1, -1e5 / 3])
+def test_constant_targets_of_some_tasks_are_not_in_other_units(level):
+    tasks = lines(30, 7)
+    flat = [(t.X, 0 * t.y + level if i % 3 else t.y) for i, t in enumerate(tasks)]
+    HierarchicalLinearRegressor().fit(TaskSet(flat))
+
+
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_numbers_that_are_not_finite_are_refused(planes, n_outputs):
     task = lines(1, 8, seed=4)[0]
