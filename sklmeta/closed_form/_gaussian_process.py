@@ -10,12 +10,13 @@ zeros beside it and the target 0, and count for nothing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklmeta.closed_form._kernels import Kernel
 from sklmeta.engine.byte_counts import free_bytes, shown_bytes
-from sklmeta.engine.learner import Learner
 
 __all__ = ["covariance", "factored", "log_density", "refuse_too_large"]
 
@@ -25,7 +26,6 @@ SMALLEST_SIZE = 1e-100  # of such a mean
 
 # Matrices below this size are never what memory is too small for.
 ALWAYS_FITS = 2**28
-COPIES = 3  # the kernel matrix, that with noise, and its factor live at one time
 
 
 def covariance(kernel: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def log_density(
     return -total / n_rows.clamp(min=1)
 
 
-def refuse_too_large(learner: Learner, z: Tensor, what: str) -> None:
+def refuse_too_large(learner: Any, z: Tensor, what: str) -> None:
     """Refuse rows (T, S, D) whose covariance does not fit the memory there is.
 
     Raises
@@ -114,12 +114,13 @@ def refuse_too_large(learner: Learner, z: Tensor, what: str) -> None:
     budget = learner.budget
     limited = budget is not None and budget.limit is not None
     most = budget.limit if limited else free_bytes(z.device)
-    if most is None or COPIES * n_tasks * one <= most:
+    copies = getattr(learner.kernel, "n_copies", Kernel.n_copies)
+    if most is None or copies * n_tasks * one <= most:
         return
     tasks = "" if n_tasks == 1 else f", of each of {n_tasks} tasks"
     raise ValueError(
         f"The kernel matrix of {n_rows:,} {what} takes {shown_bytes(one)}{tasks}, and "
-        f"{COPIES} matrices of that size are needed; "
+        f"{copies} matrices of that size are needed; "
         f"{'memory_limit' if limited else 'free memory'} is {shown_bytes(most)}. Give "
         "fewer rows of a task (a random part of them, or means of rows that are "
         "alike), or take BayesianLinearNetRegressor, whose memory does not grow with "

@@ -23,19 +23,31 @@ one feature both are the same.
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["KERNELS", "Kernel", "make_kernel"]
+__all__ = ["KERNELS", "Kernel", "check_shapes", "make_kernel"]
 
 SMALLEST_NORM = 1e-12  # of features whose direction is asked for
 
 
 class Kernel(nn.Module):
-    """Base of the kernels, whose parameters are logarithms of what is positive."""
+    """Base of the kernels, whose parameters are logarithms of what is positive.
+
+    Attributes
+    ----------
+    n_copies : int
+        Matrices of the size of a covariance that live at one time, from its rows to
+        its factor.
+    """
+
+    # Measured are 4.1; jitter needs one more.
+    n_copies: int = 5
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return covariances (T, S, Q) of features (T, S, D) and (T, Q, D)."""
@@ -183,6 +195,8 @@ class SpectralMixture(Kernel):
         self.log_bandwidths = nn.Parameter(torch.full(shape, math.log(0.1 * unit)))
         start = math.log(output_scale / n_mixtures)
         self.log_weights = nn.Parameter(torch.full((n_mixtures,), start))
+        # Of each mixture phases, distances and their functions, before they are added.
+        self.n_copies = 4 * n_mixtures + 4
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return covariances (T, S, Q)."""
@@ -250,6 +264,50 @@ def make_kernel(
             n_features, n_mixtures, length_scale, output_scale, generator
         )
     return KERNELS[name](length_scale, output_scale, n_features if ard else 1)
+
+
+def check_shapes(kernel: nn.Module, n_features: int) -> None:
+    """Check a user's kernel on a few rows.
+
+    Raises
+    ------
+    TypeError
+        If what it returns has another shape than it should; with what was got.
+    ValueError
+        If it raises an error itself.
+    """
+    own: Any = copy.deepcopy(kernel).double()  # some layers learn from what they see
+    a, b = (
+        torch.linspace(-1, 1, 2 * n_rows * n_features, dtype=torch.float64)
+        for n_rows in (3, 4)
+    )
+    a, b = a.reshape(2, 3, n_features), b.reshape(2, 4, n_features)
+    calls = {
+        "kernel(a, b)": (lambda: own(a, b), "(T, S, Q)", (2, 3, 4)),
+        "kernel.diagonal(a)": (lambda: own.diagonal(a), "(T, S)", (2, 3)),
+    }
+    for call, (compute, axes, shape) in calls.items():
+        rows = f"of features a {tuple(a.shape)} and b {tuple(b.shape)}"
+        try:
+            with torch.no_grad():
+                found = compute()
+        except Exception as error:
+            raise ValueError(
+                f"{call} {rows} raises {type(error).__name__}: {error}. kernel must "
+                f"take any number of rows with {n_features} features, and return a "
+                f"tensor {axes}, here {shape}."
+            ) from error
+        if not torch.is_tensor(found) or found.shape != shape:
+            got = (
+                f"one of shape {tuple(found.shape)}"
+                if torch.is_tensor(found)
+                else f"a {type(found).__name__}"
+            )
+            raise TypeError(
+                f"{call} {rows} must be a tensor {axes}, here {shape}; got {got}. "
+                "Return a covariance for each pair of rows of a task from forward, and "
+                "the variance of each row from diagonal."
+            )
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

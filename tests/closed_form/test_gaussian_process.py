@@ -7,7 +7,9 @@ from scipy.stats import multivariate_normal
 
 from sklmeta import DeepKernelRegressor, TaskSet
 from sklmeta.closed_form import _gaussian_process as gp
+from sklmeta.closed_form import DeepKernel
 from sklmeta.closed_form._gaussian_process import covariance, factored, log_density
+from sklmeta.closed_form._kernels import make_kernel
 
 NOISE = 0.25
 
@@ -124,7 +126,7 @@ def test_free_memory_is_looked_at_where_no_limit_is_set(fitted, monkeypatch):
 
     monkeypatch.setattr(gp, "free_bytes", little)
     X = np.linspace(0, 1, 9000)[:, None]
-    message = r"9,000 rows takes 648 MB, and 3 matrices.*free memory is 1 GB"
+    message = r"9,000 rows takes 648 MB, and 5 matrices.*free memory is 1 GB"
     with pytest.raises(ValueError, match=message):
         fitted.adapt(X, X[:, 0])
     assert asked == ["cpu"]
@@ -134,11 +136,24 @@ def test_free_memory_is_looked_at_where_no_limit_is_set(fitted, monkeypatch):
 
 def test_many_tasks_at_once_count_together(fitted, monkeypatch):
     monkeypatch.setattr(gp, "ALWAYS_FITS", 1000)
-    monkeypatch.setattr(gp, "free_bytes", lambda device: 50_000)
+    monkeypatch.setattr(gp, "free_bytes", lambda device: 60_000)
     learner = fitted.learner_
     gp.refuse_too_large(learner, torch.zeros(1, 30, 2).double(), "rows")
-    with pytest.raises(ValueError, match=r"of each of 3 tasks.* 3 matrices"):
+    with pytest.raises(ValueError, match=r"of each of 3 tasks.* 5 matrices"):
         gp.refuse_too_large(learner, torch.zeros(3, 30, 2).double(), "rows")
+
+
+def test_spectral_kernels_need_matrices_for_each_mixture(monkeypatch):
+    monkeypatch.setattr(gp, "ALWAYS_FITS", 1000)
+    monkeypatch.setattr(gp, "free_bytes", lambda device: 60_000)
+    z = torch.zeros(1, 30, 2).double()
+    learners = [
+        DeepKernel(torch.nn.Identity(), make_kernel("spectral", 2, n_mixtures=n), 1)
+        for n in (1, 4)
+    ]
+    gp.refuse_too_large(learners[0], z, "rows")
+    with pytest.raises(ValueError, match="and 20 matrices of that size are needed"):
+        gp.refuse_too_large(learners[1], z, "rows")
 
 
 # The prior, tasks of one row, and of units of their own -------------------------------
