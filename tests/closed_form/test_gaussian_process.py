@@ -6,8 +6,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 from sklmeta import DeepKernelRegressor, TaskSet
-from sklmeta.closed_form import _gaussian_process as gp
 from sklmeta.closed_form import DeepKernel
+from sklmeta.closed_form import _gaussian_process as gp
 from sklmeta.closed_form._gaussian_process import covariance, factored, log_density
 from sklmeta.closed_form._kernels import make_kernel
 
