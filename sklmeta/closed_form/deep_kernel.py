@@ -83,7 +83,7 @@ from sklmeta.backbones.build import call_seeded
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.closed_form._deep_kernel_learner import DeepKernel, IndefiniteCovariance
 from sklmeta.closed_form._gpytorch_kernel import GPyTorchKernel, is_gpytorch_kernel
-from sklmeta.closed_form._kernels import KERNELS, Kernel, make_kernel
+from sklmeta.closed_form._kernels import KERNELS, Kernel, check_shapes, make_kernel
 from sklmeta.closed_form._mean_functions import BesideMeans, MeanPreparation
 from sklmeta.exceptions import MetaTrainingError
 from sklmeta.tasks import TaskSet, as_tasks
@@ -173,7 +173,13 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if isinstance(self.kernel, nn.Module) or not callable(self.kernel):
+        if isinstance(self.kernel, nn.Module):
+            raise TypeError(
+                f"kernel must be a name or a function, got {shown(self.kernel)}, which "
+                "is a module. Pass a function that returns it, `lambda n_features: "
+                "...`; for pickling, a named one."
+            )
+        if not callable(self.kernel):
             check_choice("kernel", self.kernel, NAMES)
         if self.length_scale is not None:
             check_positive("length_scale", self.length_scale)
@@ -204,15 +210,8 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
         self, n_features: int, generator: torch.Generator
     ) -> Kernel | nn.Module:
         if not isinstance(self.kernel, str):
-            made = call_seeded(self.kernel, n_features, seed=generator.initial_seed())
-            if is_gpytorch_kernel(made):
-                return GPyTorchKernel(made)
-            if isinstance(made, nn.Module) and hasattr(made, "diagonal"):
-                return made
-            raise TypeError(
-                "kernel must return a torch module that has diagonal(a), or a kernel "
-                f"of GPyTorch; got {shown(made)}."
-            )
+            seed = generator.initial_seed()
+            return call_seeded(self._kernel_of_user, n_features, seed=seed)
         return make_kernel(
             self.kernel,
             n_features,
@@ -222,6 +221,27 @@ class _DeepKernelEstimator(ProbabilisticMetaLearner):
             n_mixtures=self.n_mixtures,
             generator=generator,
         )
+
+    def _kernel_of_user(self, n_features: int) -> nn.Module:
+        """Return what the function given as kernel does, checked."""
+        try:
+            made = self.kernel(n_features)
+        except Exception as error:
+            raise ValueError(
+                "The callable given as kernel fails on the number of features, "
+                f"{n_features}, which it is called with and is to return a kernel "
+                "for, as lambda n_features: gpytorch.kernels.RBFKernel() does. It "
+                f"raises {type(error).__name__}: {error}"
+            ) from error
+        if is_gpytorch_kernel(made):
+            made = GPyTorchKernel(made)
+        elif not (isinstance(made, nn.Module) and hasattr(made, "diagonal")):
+            raise TypeError(
+                "kernel must return a torch module that has diagonal(a), or a kernel "
+                f"of GPyTorch; got {shown(made)}."
+            )
+        check_shapes(made, n_features)
+        return made
 
     def fit(
         self,

@@ -515,6 +515,34 @@ def test_mean_of_a_user_is_not_touched(with_mean):
     assert with_mean.mean.random_state is None
 
 
+class Narrow(nn.Module):
+    """One covariance for each row."""
+
+    def __init__(self, n_features):
+        super().__init__()
+
+    def forward(self, a, b):
+        return a[..., :1] * 0 + 1
+
+    def diagonal(self, a):
+        return a[..., 0] * 0 + 1
+
+
+class Flat(Narrow):
+    """One variance for each task."""
+
+    def forward(self, a, b):
+        return a @ b.mT
+
+    def diagonal(self, a):
+        return a[:, :1, 0] * 0 + 1
+
+
+class Failing(Narrow):
+    def forward(self, a, b):
+        raise IndexError("no such feature")
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
@@ -526,7 +554,12 @@ def test_mean_of_a_user_is_not_touched(with_mean):
             "Use normalize_y=True with mean",
         ),
         ({"kernel": "rfb"}, ValueError, "kernel must be one of"),
-        ({"kernel": nn.Identity()}, ValueError, "kernel must be one of"),
+        ({"kernel": nn.Identity()}, TypeError, "Pass a function that returns it"),
+        ({"kernel": nn.Linear}, ValueError, "number of features.* raises TypeError"),
+        ({"kernel": lambda: 1}, ValueError, "number of features.* raises TypeError"),
+        ({"kernel": Narrow}, TypeError, r"\(2, 3, 4\); got one of shape \(2, 3, 1\)"),
+        ({"kernel": Flat}, TypeError, r"diagonal.*\(2, 3\); got one of shape \(2, 1\)"),
+        ({"kernel": Failing}, ValueError, r"kernel\(a, b\) .* raises IndexError: no"),
         ({"kernel": lambda n: n}, TypeError, "kernel must return a torch module"),
         ({"objective": "elbo"}, ValueError, "objective must be one of"),
         ({"noise": 0}, ValueError, "noise == 0, must be > 0"),

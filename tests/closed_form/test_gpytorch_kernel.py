@@ -191,7 +191,7 @@ def test_labels_too():
             r"kernel has batch_shape \(2,\): tasks share one kernel",
         ),
         (lambda n: nn.Linear(n, 1), TypeError, "or a kernel of GPyTorch; got"),
-        (gp.RBFKernel(), ValueError, "kernel must be one of"),
+        (gp.RBFKernel(), TypeError, "Pass a function that returns it"),
     ],
 )
 def test_what_is_no_kernel_of_all_tasks_is_refused(kernel, error, message):
