@@ -41,6 +41,8 @@ HESSIANS = 8  # of a block live at one time, where they are differentiated
 # Of a Hessian's mean diagonal, added where rounding leaves it without a root.
 JITTERS = (1e-15, 1e-13, 1e-11)
 START_FACTOR = 0.5
+# Random effects in logits: where tasks have one class each, none is too large.
+LARGEST_FACTOR = 50.0
 ITERATIONS = 500
 
 
@@ -302,12 +304,22 @@ def fit_laplace(
 
     first = START_FACTOR * torch.eye(q, dtype=torch.float64)[free]
     start = torch.cat([torch.zeros(n_sets * p).double(), first.repeat(n_sets)])
+    n_fixed = n_sets * p
+    bounds = np.full((len(start), 2), LARGEST_FACTOR) * [-1, 1]
+    bounds[:n_fixed] *= np.inf
     options = {"maxiter": ITERATIONS, "ftol": 1e-10, "gtol": tol, "maxcor": 20}
-    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(
+        loss,
+        start.numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options=options,
+    )
     beta, factor = unpacked(torch.from_numpy(found.x))
     n_parameters = n_sets * int(free.sum())
     deviance = 2 * n_rows * float(found.fun)
-    return LogisticFit(beta, factor, deviance, n_parameters, found.status != 1)
+    return LogisticFit(beta, factor, deviance, n_parameters, found.status == 0)
 
 
 def laplace_posterior(block: Block, fit: LogisticFit) -> tuple[Tensor, Tensor]:

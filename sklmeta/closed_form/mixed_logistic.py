@@ -27,6 +27,7 @@ MacKay, "The evidence framework applied to classification networks", Neural Comp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from scipy.stats import norm, qmc
+from sklearn.exceptions import ConvergenceWarning
 
 from sklmeta._meta_tags import MetaTags
 from sklmeta._preparation import Preparation
@@ -66,6 +68,7 @@ Array = NDArray[np.float64]
 N_NODES = 40  # of the quadrature for two classes
 LOG2_DRAWS = 7  # of logits for more, and as many mirrored
 EPISODES_AT_ONCE = 256
+LARGEST_STD = 20.0  # in logits, of what is estimated at all
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,7 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
             raise not_finite(name, where, "X") from error
         fit = min(fits, key=lambda one: one.deviance + 2 * one.n_parameters)
         self._warn_unless(fit.converged)
+        _warn_of_endless(fit, design, preparation)
         beta = design.unscaled(fit.beta.numpy())
         is_diagonal = fit.n_parameters == n_sets * n_effects
         factor = fit.factor.numpy()
@@ -376,6 +380,26 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
                 with naming(episode):
                     codes_of = model.probabilities(query[episode.query]).argmax(1)
                 yield classes[codes_of]
+
+
+def _warn_of_endless(
+    fit: LogisticFit, design: Design, preparation: Preparation
+) -> None:
+    """Warn of random coefficients that labels set no limit to."""
+    std = fit.factor.square().sum(2).sqrt().amax(0).numpy()  # (q,)
+    if not (std > LARGEST_STD).any():
+        return
+    names = design.effect_names(preparation)
+    known = np.flatnonzero(np.isin(design.random, design.columns[design.effects]))
+    which = [names[place] for place in known[std > LARGEST_STD]]
+    warnings.warn(
+        f"The random coefficients of {which} have a standard deviation of "
+        f"{std.max():.0f} in logits, where nothing limits them: each task has one "
+        "class only, or features separate the classes of each. Use tasks with rows of "
+        "several classes, or fewer random_effects.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def _n_sets(preparation: Preparation) -> int:

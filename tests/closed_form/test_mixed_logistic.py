@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from sklmeta import ClassPool, HierarchicalLogisticClassifier, TaskSet
@@ -286,12 +287,36 @@ def test_constant_and_collinear_features(alpha):
 def test_classes_that_a_feature_separates():
     X = np.random.default_rng(0).normal(size=(20, 10, 1))
     tasks = TaskSet([(own, own[:, 0] > 0) for own in X])
-    meta = HierarchicalLogisticClassifier().fit(tasks)
+    # The penalty is of fixed effects: random ones separate them, without a limit.
+    with pytest.warns(ConvergenceWarning, match=r"random coefficients of \[0\] have"):
+        meta = HierarchicalLogisticClassifier().fit(tasks)
     assert np.isfinite(meta.coef_).all()
     assert meta.adapt([[1.0]], [True]).predict([[-2.0], [2.0]]).tolist() == [
         False,
         True,
     ]
+
+
+@WAYS
+def test_tasks_of_one_class_each_are_warned_of(n_classes):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 4, 1))
+    y = np.repeat(rng.integers(0, n_classes, 20)[:, None], 4, axis=1)
+    tasks = TaskSet(list(zip(X, y, strict=True)))
+    match = r"random coefficients of \['intercept'\] have a standard deviation of"
+    with pytest.warns(ConvergenceWarning, match=match) as caught:
+        meta = HierarchicalLogisticClassifier(random_effects="intercept").fit(tasks)
+    assert caught[0].filename == __file__
+    assert np.sqrt(meta.covariance_.max()) <= 51
+    assert (meta.adapt(X[0], y[0]).predict(X[0]) == y[0]).all()
+
+
+def test_classes_separated_without_a_penalty_are_warned_of():
+    X = np.random.default_rng(0).normal(size=(20, 10, 1))
+    tasks = TaskSet([(own, own[:, 0] > 0) for own in X])
+    meta = HierarchicalLogisticClassifier(alpha=0)
+    with pytest.warns(ConvergenceWarning, match=r"random coefficients of \[.*0\]"):
+        meta.fit(tasks)
 
 
 def test_fewer_tasks_than_effects_have_a_diagonal_covariance():
