@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ Array = NDArray[np.float64]
 
 # Means of as many standard deviations: an intercept far from all rows.
 FAR_FROM_ZERO = 100.0
+# Of the largest target: what spreads less is constant, but for rounding.
+CONSTANT = 1e-12
+# Of the spread of targets, inside of tasks: sums of squares lose smaller ones.
+LEAST_WITHIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Design:
     random : ndarray of int
         Which of intercept and features were to have them.
     y_mean, y_scale : ndarray of shape (n_outputs,)
-        What targets are scaled by; of no length with labels.
+        What targets are centred and scaled by; of no length with labels. Their scale is
+        that inside of tasks, where levels differ much more between them.
     flat_y : bool
     """
 
@@ -69,6 +74,23 @@ class Design:
         effects = np.flatnonzero(np.isin(columns, random))
         return cls(mean, scale, columns, effects, *parts[2:])
 
+    def scaled_within(self, y: Array, offsets: NDArray[np.int64]) -> Design:
+        """Return a design that scales targets (N, n_outputs) as they spread in tasks.
+
+        The least noise is a share of it, and levels may differ as they like.
+        """
+        sizes = np.diff(offsets)
+        if len(y) <= len(sizes):
+            return self
+        scaled = self.scaled(y)
+        means = np.add.reduceat(scaled, offsets[:-1]) / sizes[:, None]
+        squares = (scaled - np.repeat(means, sizes, axis=0)) ** 2
+        spread = np.sqrt(squares.sum(0) / (len(y) - len(sizes)))
+        level = np.abs(scaled).max(0) + np.abs(self.y_mean / self.y_scale)
+        spread = np.where(spread > CONSTANT * level, spread, 1.0)
+        factor = np.clip(spread, LEAST_WITHIN, 1.0)
+        return replace(self, y_scale=self.y_scale * factor)
+
     def rows(self, X: NDArray[Any]) -> Array:
         """Return the columns (R, p) of checked rows."""
         scaled = (np.asarray(X, dtype=np.float64) - self.x_mean) / self.x_scale
@@ -80,7 +102,7 @@ class Design:
     # Targets ---------------------------------------------------------------------
 
     def scaled(self, y: Array) -> Array:
-        """Return targets (R, n_outputs) of mean 0 and variance 1."""
+        """Return targets (R, n_outputs) of mean 0, scaled."""
         return (y - self.y_mean) / self.y_scale
 
     def targets(self, outputs: Array) -> Array:

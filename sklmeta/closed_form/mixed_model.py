@@ -17,8 +17,8 @@ Deviations from the literature
 ------------------------------
 - Fixed effects can be penalised as in ridge regression, which is a normal prior of them
   in units of the noise; restricted likelihood then integrates over that prior.
-- Noise is not estimated below 1e-4 of the targets' standard deviation, since without
-  noise the likelihood has no maximum.
+- Noise is not estimated below 1e-4 of the targets' standard deviation in tasks, since
+  without noise the likelihood has no maximum.
 - That the estimates are uncertain themselves is left out of (2), as is usual.
 
 References
@@ -44,7 +44,7 @@ from sklmeta._row_episodes import RowEpisode, naming
 from sklmeta._schema import task_names
 from sklmeta.base import MetaProbabilisticRegressorMixin
 from sklmeta.closed_form._coefficients import CoefficientPosterior, adapted, finite
-from sklmeta.closed_form._design import Design, random_columns
+from sklmeta.closed_form._design import CONSTANT, Design, random_columns
 from sklmeta.closed_form._likelihood import (
     Fit,
     Likelihood,
@@ -66,8 +66,6 @@ Array = NDArray[np.float64]
 EPISODES_AT_ONCE = 1024
 # Targets of one task that spread this much more than others' are in other units.
 OTHER_UNITS = 1000.0
-# Of the largest target: what spreads less is constant, but for rounding.
-CONSTANT = 1e-12
 
 
 @with_mixed_model_parameters
@@ -211,7 +209,9 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         X = preparation.task_rows(rows, names)
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
-        x, y = design.rows(X), design.scaled(preparation.target_columns(rows.y))
+        targets = preparation.target_columns(rows.y)
+        design = design.scaled_within(targets, rows.offsets)
+        x, y = design.rows(X), design.scaled(targets)
         levels = np.abs(design.y_mean / design.y_scale)
         _warn_of_other_units(y, levels, rows.offsets, names)
         penalty = design.penalty(self.alpha, preparation)

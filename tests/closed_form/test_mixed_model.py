@@ -476,6 +476,18 @@ def test_targets_in_other_units_are_warned_of(odd):
     assert (std > 0).all()
 
 
+@pytest.mark.parametrize("level", [1.0, 1e3, 1e5])
+def test_noise_is_found_wherever_levels_are(level):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 10, 1))
+    y = X[..., 0] + level * rng.normal(size=(40, 1)) + 0.3 * rng.normal(size=(40, 10))
+    tasks = TaskSet(list(zip(X, y, strict=True)))
+    meta = HierarchicalLinearRegressor(random_effects="intercept").fit(tasks)
+    assert np.sqrt(meta.noise_variance_) == pytest.approx(0.3, rel=0.1)
+    assert np.sqrt(meta.covariance_[0, 0]) == pytest.approx(level, rel=0.3)
+    assert meta.coef_[0] == pytest.approx(1, abs=0.05)
+
+
 def test_scaled_targets_of_odd_tasks_are_as_others():
     tasks = lines(30, 8)
     levels = TaskSet([(t.X, t.y + 1e3 * i) for i, t in enumerate(tasks)])
