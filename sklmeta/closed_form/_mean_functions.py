@@ -22,6 +22,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from sklmeta import _checks
+from sklmeta._parameters import shown
 from sklmeta._preparation import Preparation, task_names
 from sklmeta._row_episodes import targets_of
 from sklmeta.engine.pool import RowPool
@@ -65,11 +66,14 @@ class FoldedMean:
         One for each fold.
     folds : dict
         The fold of each task, by name.
+    n_outputs : int
+        Number of targets.
     """
 
     of_all: Any
     of_others: tuple[Any, ...]
     folds: dict[Hashable, int]
+    n_outputs: int
 
     @classmethod
     def learn(
@@ -116,7 +120,7 @@ class FoldedMean:
             _fitted(regressor, X[fold != one], y[fold != one], seed)
             for one in range(cuts.n_splits)
         )
-        return cls(_fitted(regressor, X, y, seed), of_others, folds)
+        return cls(_fitted(regressor, X, y, seed), of_others, folds, y[:1].size)
 
     def predict(
         self, X: NDArray[Any], names: Sequence[Hashable] | None
@@ -125,18 +129,44 @@ class FoldedMean:
 
         `names` tells the task of each row, whose fold is to be left out; None takes
         the regressor of all tasks.
+
+        Raises
+        ------
+        ValueError
+            If predictions are not finite, or not one for each row and target.
         """
         if names is None:
-            return _columns(self.of_all.predict(X))
+            return self._checked(self.of_all, X, None)
         fold = np.array([self.folds.get(name, -1) for name in names])
         regressors = {-1: self.of_all, **dict(enumerate(self.of_others))}
-        parts = {
-            one: _columns(regressors[one].predict(X[fold == one])) for one in set(fold)
-        }
-        n_outputs = next(iter(parts.values())).shape[1]
-        found = np.empty((len(X), n_outputs))
-        for one, part in parts.items():
-            found[fold == one] = part
+        found = np.empty((len(X), self.n_outputs))
+        for one in set(fold):
+            rows = np.flatnonzero(fold == one)
+            own = [names[row] for row in rows.tolist()]
+            found[rows] = self._checked(regressors[one], X[rows], own)
+        return found
+
+    def _checked(
+        self, regressor: Any, X: NDArray[Any], names: Sequence[Hashable] | None
+    ) -> NDArray[np.float64]:
+        """Return a regressor's predictions, (n_rows, n_outputs)."""
+        found = np.asarray(regressor.predict(X), dtype=np.float64)
+        shape = (len(X), self.n_outputs)
+        if found.shape != shape and (self.n_outputs > 1 or found.shape != shape[:1]):
+            raise ValueError(
+                f"mean={shown(regressor)} must predict one number for each row and "
+                f"target, {shape}; got predictions of shape {found.shape}. Use a "
+                "regressor that predicts all targets, or mean=None."
+            )
+        found = found.reshape(shape)
+        bad = ~np.isfinite(found).all(1)
+        if bad.any():
+            where = "" if names is None else f" of task {names[int(bad.argmax())]!r}"
+            raise ValueError(
+                f"mean={shown(regressor)} must predict finite numbers; got "
+                f"{found[bad][0]} for a row{where}. Use a regressor that is fitted to "
+                "such rows, or mean=None."
+            )
         return found
 
 
@@ -214,8 +244,3 @@ def _fitted(regressor: Any, X: NDArray[Any], y: NDArray[Any], seed: int) -> Any:
         if name.rpartition("__")[2] == "random_state" and value is None
     }
     return own.set_params(**unset).fit(X, y)
-
-
-def _columns(values: Any) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    return values.reshape(len(values), -1)

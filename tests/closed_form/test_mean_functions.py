@@ -169,3 +169,30 @@ def test_a_task_without_a_covariance_is_named_beside_a_mean(early_stopping):
         meta.fit(tasks[:2] + numbered(1, first=30) + tasks[2:])
     with pytest.raises(MetaTrainingError, match="covariance of task 2 is not"):
         meta.partial_fit(tasks[:2] + numbered(1, first=30) + tasks[2:])
+
+
+class Odd(RegressorMixin, BaseEstimator):
+    """Predicts what it is told, for each row."""
+
+    def __init__(self, value=0.0):
+        self.value = value
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return np.full((len(X), *np.shape(self.value)), self.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "n_outputs", "message"),
+    [
+        (np.nan, None, r"mean=Odd.* finite numbers; got \[nan\] for a row of task"),
+        ((1.0, 2.0), None, r"mean=Odd.*, \(\d+, 1\); got .* shape \(\d+, 2\)"),
+        (1.0, 2, r"mean=Odd.*, \(\d+, 2\); got .* shape \(\d+,\)"),
+    ],
+)
+def test_odd_predictions_are_refused_in_terms_of_mean(value, n_outputs, message):
+    meta = DeepKernelRegressor("identity", mean=Odd(value), n_shot=3, **QUICK)
+    with pytest.raises(ValueError, match=message):
+        meta.fit(numbered(6, n_outputs))
