@@ -88,10 +88,10 @@ class TorchModel:
     def of_prior(cls, meta: Any) -> TorchModel:
         """Return the model of a task without any support rows."""
         preparation, device = meta._preparation, resolve_device(meta.device)
-        single = {"dtype": torch.float32, "device": device}  # as rows are stored
+        single, shape = torch.float32, preparation.input_shape  # as rows are stored
         masked = Rows(
-            torch.zeros(1, 1, *preparation.input_shape, **single),
-            torch.zeros(1, 1, preparation.n_outputs, **single),
+            torch.zeros(1, 1, *shape, dtype=single, device=device),
+            torch.zeros(1, 1, preparation.n_outputs, dtype=single, device=device),
             torch.zeros(1, 1, dtype=torch.bool, device=device),
         )
         state = adapt(meta._configured_learner(), masked)
