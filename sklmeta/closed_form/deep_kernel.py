@@ -394,6 +394,12 @@ class DeepKernelClassifier(MetaClassifierMixin, _DeepKernelEstimator):
     Adapting takes time cubic in the support rows of the task, and memory quadratic in
     them.
 
+    Probabilities are far too sure for classes unlike those of meta-training, where
+    these are few: after 60 updates on five digits the log loss of the other five was
+    5.1 with 5 shots and 3.6 with 1, while guessing has 1.6. ``objective="predictive"``
+    had 1.4 and 1.7; with ``noise=1.0`` 1.4 and 1.5. Hold classes out to see how sure to
+    be.
+
     References
     ----------
     .. [1] M. Patacchiola, J. Turner, E. J. Crowley, M. O'Boyle, A. Storkey, "Bayesian
