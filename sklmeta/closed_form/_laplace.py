@@ -37,6 +37,9 @@ NEWTON_TOLERANCE = 1e-10
 HALVINGS = 20
 # Of the largest tensor of a block of tasks: 32 MB.
 BLOCK_ENTRIES = 2**22
+# Padded rows per row, in all but small blocks.
+MOST_PADDING = 2
+FEW_ENTRIES = 2**16
 HESSIANS = 8  # of a block live at one time, where they are differentiated
 # Of a Hessian's mean diagonal, added where rounding leaves it without a root.
 JITTERS = (1e-15, 1e-13, 1e-11)
@@ -112,8 +115,10 @@ class Block:
         n_sets: int,
     ) -> int:
         """Return about the memory of all rows, and of the Hessians of one block."""
-        rows = sum(map(len, supports)) * (n_columns + n_effects)
-        hessians = HESSIANS * max(BLOCK_ENTRIES, (n_sets * n_effects) ** 2)
+        sizes = [len(support) for support in supports]
+        rows = MOST_PADDING * sum(sizes) * (n_columns + n_effects)
+        width, widest = n_sets * n_effects, _widest(n_columns, n_effects, n_sets)
+        hessians = HESSIANS * max(BLOCK_ENTRIES, max(width, *sizes) * widest)
         return 8 * (rows + hessians)
 
     def nll(self, beta: Tensor, factor: Tensor, u: Tensor) -> Tensor:
@@ -229,18 +234,28 @@ def blocks_of(
     """Yield tasks, of similar sizes, in blocks that fit into memory, padded."""
     sizes = np.array([len(support) for support in supports])
     order = np.argsort(sizes, kind="stable")
-    width = n_sets * len(effects)
+    width, widest = n_sets * len(effects), _widest(rows.shape[1], len(effects), n_sets)
     start = 0
     while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (
-            (stop + 1 - start) * max(sizes[order[stop]], width) * width <= BLOCK_ENTRIES
-        ):
+        stop, n_rows = start + 1, sizes[order[start]]
+        while stop < len(order):
+            longest, n_tasks = sizes[order[stop]], stop + 1 - start
+            n_rows += longest
+            padded = n_tasks * longest
+            if n_tasks * max(longest, width) * widest > BLOCK_ENTRIES or (
+                padded > MOST_PADDING * n_rows and padded * widest > FEW_ENTRIES
+            ):
+                break
             stop += 1
         tasks = order[start:stop]
         own = [supports[t] for t in tasks]
         yield tasks, _padded(rows, y, effects, own, tasks)
         start = stop
+
+
+def _widest(n_columns: int, n_effects: int, n_sets: int) -> int:
+    """Return the entries for one row of the largest tensor."""
+    return max(n_sets * n_effects, n_columns)
 
 
 def _padded(
@@ -259,8 +274,8 @@ def _padded(
         rows, y = np.zeros((1, rows.shape[1])), np.zeros(1, dtype=np.int64)
     x = rows[index] * mask[..., None]
     parts = (x, x[..., effects], y[index], mask)
-    tensors = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-    return Block(*tensors, tasks)
+    tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+    return Block(*tensors[:4], tasks=tasks)
 
 
 def fit_laplace(

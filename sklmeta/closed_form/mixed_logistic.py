@@ -282,7 +282,7 @@ class HierarchicalLogisticClassifier(MetaClassifierMixin, MixedModel):
         blocks = [b for _, b in blocks_of(x, y, design.effects, supports, n_sets)]
         kind = self._usable_covariance(len(tasks), design, preparation)
         basis = design.basis(preparation)
-        options = {"tol": self.tol, "basis": basis}
+        options: dict[str, Any] = {"tol": self.tol, "basis": basis}
         try:
             fits = [
                 fit_laplace(blocks, n_sets, penalty, diagonal=diagonal, **options)

@@ -197,6 +197,19 @@ def test_blocks_hold_every_task_once(n_sets, monkeypatch):
     assert parts == pytest.approx(whole)
 
 
+def test_blocks_of_few_and_many_rows_are_padded_little():
+    sizes = np.array([1] * 2000 + [200])
+    x = np.random.default_rng(0).normal(size=(sizes.sum(), 300))
+    y = np.zeros(len(x), dtype=np.int64)
+    supports = np.split(np.arange(len(x)), np.cumsum(sizes)[:-1])
+    blocks = list(blocks_of(x, y, np.zeros(1, dtype=int), supports, 1))
+    assert sum(block.x.shape[0] * block.x.shape[1] for _, block in blocks) <= 2 * len(x)
+    assert max(block.x.numel() for _, block in blocks) <= _laplace.BLOCK_ENTRIES
+    assert len(blocks) < 10
+    tasks = np.concatenate([tasks for tasks, _ in blocks])
+    assert sorted(tasks) == list(range(len(sizes)))
+
+
 @SETS
 @pytest.mark.parametrize("diagonal", [True, False])
 def test_fit_is_a_minimum(n_sets, diagonal):

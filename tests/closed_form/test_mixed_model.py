@@ -605,8 +605,8 @@ def test_estimates_far_from_convergence_are_warned_of(monkeypatch):
     ("kind", "n_bytes"),
     [
         (HierarchicalLinearRegressor, 16 * (5 * 3 + 4) * 4),
-        # 20 rows of 3 columns and 3 effects, and the Hessians of a block.
-        (HierarchicalLogisticClassifier, 8 * (20 * 6 + 8 * 2**22)),
+        # 20 rows, padded, of 3 columns and 3 effects, and the Hessians of a block.
+        (HierarchicalLogisticClassifier, 8 * (2 * 20 * 6 + 8 * 2**22)),
     ],
 )
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch, kind, n_bytes):
