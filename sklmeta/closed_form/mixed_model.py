@@ -212,6 +212,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         targets = preparation.target_columns(rows.y)
         design = design.scaled_within(targets, rows.offsets)
         x, y = design.rows(X), design.scaled(targets)
+        self._refuse_no_freedom(len(x), x.shape[1], X.shape[1])
         levels = np.abs(design.y_mean / design.y_scale)
         _warn_of_other_units(y, levels, rows.offsets, names)
         penalty = design.penalty(self.alpha, preparation)
@@ -225,7 +226,6 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         for output in range(y.shape[1]):
             sums = TaskSums.of_rows(x, y[:, output], rows.offsets, design.effects)
             likelihood = Likelihood(sums, self.method == "reml", penalty)
-            self._refuse_no_freedom(likelihood)
             if covariance == "auto":
                 fit = fit_better(likelihood, tol=self.tol, basis=basis)
             else:
@@ -241,13 +241,13 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         described = self._described(design, fits, np.stack(modes), preparation, names)
         return {"_design": design, "_fits": tuple(fits), **described}
 
-    def _refuse_no_freedom(self, likelihood: Likelihood) -> None:
-        sums = likelihood.sums
-        n_fixed = sums.total.shape[0] - 1
-        if likelihood.degrees < 1 or (self.alpha == 0 and sums.n_rows <= n_fixed):
+    def _refuse_no_freedom(self, n_rows: int, n_columns: int, n_features: int) -> None:
+        """Refuse no more rows than columns; of features, some are left out of these."""
+        if n_rows <= (n_columns if self.alpha == 0 else 1):
             raise ValueError(
-                f"{sums.n_rows} rows in all are too few for {n_fixed} fixed effects. "
-                "Use alpha > 0, fewer features, or more tasks."
+                f"{n_rows} rows in all are too few for {n_features + 1} fixed effects, "
+                f"those of the intercept and of {n_features} features. Use alpha > 0, "
+                "fewer features, or more tasks."
             )
 
     def _described(

@@ -537,11 +537,19 @@ def test_numbers_that_are_not_finite_are_refused(planes, n_outputs):
 
 def test_too_few_rows_are_refused():
     tasks = lines(3, 1)
-    match = r"3 rows in all are too few for 3 fixed effects\. Use alpha > 0"
+    match = r"3 rows in all are too few for 3 fixed effects, .* Use alpha > 0"
     with pytest.raises(ValueError, match=match):
         HierarchicalLinearRegressor(random_effects="intercept").fit(tasks)
     meta = HierarchicalLinearRegressor(random_effects="intercept", alpha=1.0)
     assert np.isfinite(meta.fit(tasks).coef_).all()
+
+
+def test_too_few_rows_for_all_features_are_refused_before_any_warning():
+    X = np.random.default_rng(0).normal(size=(4, 5, 30))
+    tasks = TaskSet([(own, own[:, 0]) for own in X])
+    match = r"20 rows in all are too few for 31 fixed effects, .* of 30 features"
+    with pytest.raises(ValueError, match=match):
+        HierarchicalLinearRegressor().fit(tasks)
 
 
 def test_one_task_is_refused():
