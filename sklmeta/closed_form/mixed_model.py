@@ -66,6 +66,7 @@ Array = NDArray[np.float64]
 EPISODES_AT_ONCE = 1024
 # Targets of one task that spread this much more than others' are in other units.
 OTHER_UNITS = 1000.0
+LEAST_TARGET = 1e-140
 
 
 @with_mixed_model_parameters
@@ -210,6 +211,7 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
         wanted = random_columns(self.random_effects, preparation)
         design = Design.learn(preparation, X, wanted, drop=self.alpha == 0)
         targets = preparation.target_columns(rows.y)
+        _refuse_tiny(targets)
         design = design.scaled_within(targets, rows.offsets)
         x, y = design.rows(X), design.scaled(targets)
         self._refuse_no_freedom(len(x), x.shape[1], X.shape[1])
@@ -337,6 +339,17 @@ class HierarchicalLinearRegressor(MetaProbabilisticRegressorMixin, MixedModel):
                 with naming(episode), np.errstate(all="ignore"):
                     predicted = finite(design.targets(query[episode.query] @ own.T))
                 yield predicted
+
+
+def _refuse_tiny(y: Array) -> None:
+    """Refuse targets whose squares are too small for floating-point numbers."""
+    for largest in np.abs(y).max(0):
+        if 0 < largest < LEAST_TARGET:
+            raise ValueError(
+                f"The largest target is {largest:.0e}, and squares of such numbers are "
+                "too small for floating-point numbers. Scale y up first, for all tasks "
+                "by the same factor."
+            )
 
 
 def _warn_of_other_units(

@@ -552,6 +552,17 @@ def test_too_few_rows_for_all_features_are_refused_before_any_warning():
         HierarchicalLinearRegressor().fit(tasks)
 
 
+def test_targets_whose_squares_vanish_are_refused():
+    tasks = lines(30, 8)
+    tiny, small = (
+        TaskSet([(t.X, t.y * scale) for t in tasks]) for scale in (1e-200, 1e-130)
+    )
+    with pytest.raises(ValueError, match=r"largest target is \de-199.* Scale y up"):
+        HierarchicalLinearRegressor().fit(tiny)
+    meta, usual = (HierarchicalLinearRegressor().fit(own) for own in (small, tasks))
+    np.testing.assert_allclose(meta.coef_ * 1e130, usual.coef_, rtol=1e-3)
+
+
 def test_one_task_is_refused():
     with pytest.raises(ValueError, match=r"needs at least 2 tasks .* got 1 task"):
         HierarchicalLinearRegressor().fit(lines(1, 9))
