@@ -273,9 +273,11 @@ def _padded(
     if len(rows) == 0:  # padding alone
         rows, y = np.zeros((1, rows.shape[1])), np.zeros(1, dtype=np.int64)
     x = rows[index] * mask[..., None]
-    parts = (x, x[..., effects], y[index], mask)
-    tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
-    return Block(*tensors[:4], tasks=tasks)
+    columns, z, labels, real = (
+        torch.from_numpy(np.ascontiguousarray(part))
+        for part in (x, x[..., effects], y[index], mask)
+    )
+    return Block(columns, z, labels, real, tasks)
 
 
 def fit_laplace(
