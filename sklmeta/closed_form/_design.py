@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -213,7 +214,17 @@ def random_columns(random_effects: Any, preparation: Preparation) -> NDArray[np.
             "random_effects must be 'all', 'intercept' or a list of features, got "
             f"{shown(random_effects)}."
         )
-    places = [_place(feature, preparation) for feature in random_effects]
+    names = preparation.feature_names
+    listed = [  # the intercept always differs, and may be listed too
+        feature
+        for feature in random_effects
+        if not (
+            isinstance(feature, str)
+            and feature == "intercept"
+            and (names is None or feature not in names)
+        )
+    ]
+    places = [_place(feature, preparation) for feature in listed]
     return np.unique([0, *(place + 1 for place in places)])
 
 
@@ -224,8 +235,17 @@ def _place(feature: Any, preparation: Preparation) -> int:
         known = [] if names is None else names.tolist()
         if feature in known:
             return known.index(feature)
-        having = f"the tasks have {known}" if known else "the tasks' X has no names"
-        raise ValueError(f"random_effects holds {feature!r}, but {having}.")
+        if not known:
+            raise ValueError(
+                f"random_effects holds {feature!r}, but the tasks' X has no names. "
+                "List positions, or keep the names: a scikit-learn transformer before "
+                "this one does after set_output(transform='pandas')."
+            )
+        near = get_close_matches(feature, known, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"random_effects holds {feature!r}, but the tasks have {known}.{meant}"
+        )
     if isinstance(feature, (bool, np.bool_)) or not isinstance(
         feature, numbers.Integral
     ):

@@ -49,6 +49,7 @@ __all__ = [
     "ece",
     "interval_metric",
     "interval_name",
+    "is_interval_metric",
     "meant_interval",
     "nlpd",
     "top_labels",
@@ -155,6 +156,11 @@ def _plain(number: Decimal) -> str:
     """Return a number without exponent or zeros at its end."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def is_interval_metric(name: str) -> bool:
+    """Whether a metric is a coverage or a width of intervals, by its name."""
+    return name in _KINDS or name.rpartition("_")[0] in _KINDS
 
 
 def _percent(name: str, kind: str, text: str) -> float:

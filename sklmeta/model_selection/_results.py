@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sklmeta.model_selection._calibration_metrics import is_interval_metric
 from sklmeta.model_selection._intervals import (
     Interval,
     decisive_unit,
@@ -150,7 +151,8 @@ class Comparison:
             `n_episodes`), `difference`, `difference_low`, `difference_high` (method
             minus reference, paired) and `win_rate`: the share of tasks on which the
             method is better than the reference, ties (up to 1e-12 of the larger score)
-            counted half. NaN for the reference itself.
+            counted half. NaN for the reference itself, and for coverage and width of
+            intervals, of which more or less is not better by itself.
 
         Notes
         -----
@@ -165,7 +167,7 @@ class Comparison:
                 str(method): _by_unit(own, self.unit)
                 for method, own in of_metric.groupby("method", sort=False)
             }
-            sign = 1 if self.greater_is_better[str(metric)] else -1
+            sign = self._direction(str(metric))
             rows += [
                 {
                     "method": method,
@@ -176,6 +178,15 @@ class Comparison:
                 for method, own in means.items()
             ]
         return pd.DataFrame(rows).set_index("method")
+
+    def _direction(self, metric: str) -> int:
+        """Return 1 or -1 where more or less is better, 0 where neither is by itself.
+
+        Intervals hold more where they are wider, which is no gain.
+        """
+        if is_interval_metric(metric):
+            return 0
+        return 1 if self.greater_is_better[metric] else -1
 
     def _difference(
         self, method: str, own: NDArray[Any], other: NDArray[Any], sign: int
@@ -188,7 +199,7 @@ class Comparison:
             pairs[np.abs(pairs) <= TIE * np.maximum(abs(own), abs(other))] = 0
             pairs = pairs[~np.isnan(pairs)]
             found = mean_interval(pairs, self.confidence)
-            wins = float(np.mean((np.sign(sign * pairs) + 1) / 2))
+            wins = float(np.mean((np.sign(sign * pairs) + 1) / 2)) if sign else np.nan
         return {
             "difference": found.mean,
             "difference_low": found.low,
@@ -205,9 +216,9 @@ class Comparison:
         for method, row in summary.iterrows():
             name = f"{row['metric']}: {method}" if several else str(method)
             rows.append([name, *_mean_cells(row), *_difference_cells(row)])
+        directions = {1: "", -1: " (lower is better)", 0: ""}
         metrics = ", ".join(
-            name if greater else f"{name} (lower is better)"
-            for name, greater in self.greater_is_better.items()
+            name + directions[self._direction(name)] for name in self.greater_is_better
         )
         title = f"{metrics} on {self.episodes}"
         notes = [

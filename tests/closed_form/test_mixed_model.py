@@ -598,6 +598,24 @@ def test_unknown_names_are_refused():
         HierarchicalLinearRegressor(random_effects=["c"]).fit(TaskSet(tasks))
 
 
+def test_the_intercept_may_be_listed():
+    tasks = [(pd.DataFrame(t.X, columns=["a", "b"]), t.y) for t in lines(8, 6)]
+    listed, not_listed = (
+        HierarchicalLinearRegressor(random_effects=effects).fit(TaskSet(tasks))
+        for effects in (["intercept", "b"], ["b"])
+    )
+    assert list(listed.random_effects_) == ["intercept", "b"]
+    np.testing.assert_array_equal(listed.covariance_, not_listed.covariance_)
+
+
+def test_names_that_were_lost_or_misspelt():
+    tasks = [(pd.DataFrame(t.X, columns=["price", "b"]), t.y) for t in lines(5, 4)]
+    with pytest.raises(ValueError, match="Did you mean 'price'"):
+        HierarchicalLinearRegressor(random_effects=["Price"]).fit(TaskSet(tasks))
+    with pytest.raises(ValueError, match="set_output"):
+        HierarchicalLinearRegressor(random_effects=["price"]).fit(lines(5, 4))
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -269,7 +269,11 @@ class TestIntervals:
             "interval_width_80": False,
             "crps": False,
         }
-        assert "interval_width_80 (lower is better)" in str(table)
+        assert "interval_width_80, crps (lower is better) on" in str(table)
+        # Intervals of another width hold more or less, which is no win.
+        found = table.summary().loc["a"].set_index("metric")
+        assert found["difference"].notna().all()
+        assert found["win_rate"].isna().tolist() == [True, True, False]
         turned = make_episode_scorer(names, **PROTOCOL)(NormalLevel().fit([]), tasks)
         assert turned["coverage"] > 0 > turned["interval_width_80"]
 
