@@ -101,7 +101,7 @@ ESTIMATORS = [
     DeepKernelRegressor(mean=Ridge(), max_iter=100, outer_lr=5e-3),
     ImplicitMAMLClassifier(
         inner_lr=0.5,
-        inner_steps=5,
+        inner_steps=10,
         regularization=0.2,
         cg_steps=3,
         max_iter=200,
