@@ -60,7 +60,9 @@ class CoefficientPosterior:
         with np.errstate(all="ignore"):
             rows = self.design.rows(X)
             effects = (self.half @ normal)[..., 0]  # (n_samples, n_outputs, q)
-            drawn = rows @ self.mean.T + rows[:, self.design.effects] @ effects.mT
+            drawn = rows @ self.mean.T + rows[
+                :, self.design.effects
+            ] @ effects.swapaxes(1, 2)
             if noise:
                 drawn += state.normal(size=drawn.shape) * np.sqrt(self.noise_variance)
             return finite(drawn * self.design.y_scale + self.design.y_mean)

@@ -204,7 +204,7 @@ class Likelihood:
             small = _solve_lower(root, factor.T @ cross)
             gram = cross[:, :, self.sums.effects]
             back = _solve_lower(root, factor.T @ gram)  # M^-1/2 L'G
-            remaining = cross - back.mT @ small  # (I - GW) C = E
+            remaining = cross - back.swapaxes(1, 2) @ small  # (I - GW) C = E
             total += remaining[:, :, self.sums.effects].sum(0)
             errors = remaining @ direction
             total -= slope * errors.T @ errors
@@ -379,7 +379,7 @@ def posterior(prior: Fit, gram: Array, moment: Array) -> tuple[Array, Array]:
     root[info > 0] = torch.nan
     half = _solve_lower(root.numpy(), factor.T)  # (T, q, q)
     mean = np.einsum("tki,tk->ti", half, np.einsum("tki,ti->tk", half, moment))
-    return mean, half.mT * np.sqrt(prior.noise_variance)
+    return mean, half.swapaxes(1, 2) * np.sqrt(prior.noise_variance)
 
 
 def independent(rows: Array, *, constant_only: bool) -> NDArray[np.int64]:
