@@ -347,9 +347,10 @@ class ABMLClassifier(ProbabilisticClassifierMixin, _ABMLEstimator):
     >>> from sklmeta import ABMLClassifier
     >>> from sklmeta.datasets import load_digits_pool
     >>> pool = load_digits_pool()
-    >>> meta = ABMLClassifier(n_shot=1, max_iter=3, random_state=0).fit(pool[:5])
+    >>> meta = ABMLClassifier(n_shot=1, batch_size=2, max_iter=2, random_state=0)
     >>> new = pool[5:]
-    >>> meta.adapt(new.X[:40], new.y[:40]).predict(new.X[40:45]).shape
+    >>> model = meta.fit(pool[:5]).adapt(new.X[:40], new.y[:40])
+    >>> model.predict(new.X[40:45]).shape
     (5,)
     """
 
@@ -409,7 +410,7 @@ class ABMLRegressor(ProbabilisticRegressorMixin, _ABMLEstimator):
     >>> from sklmeta import ABMLRegressor
     >>> from sklmeta.datasets import make_sinusoids
     >>> tasks = make_sinusoids(200, random_state=0)
-    >>> meta = ABMLRegressor(max_iter=200, random_state=0).fit(tasks[:150])
+    >>> meta = ABMLRegressor(max_iter=20, random_state=0).fit(tasks[:150])
     >>> new = tasks[150]
     >>> model = meta.adapt(new.X[:5], new.y[:5])
     >>> mean, std = model.predict(new.X[5:], return_std=True)

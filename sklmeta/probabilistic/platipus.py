@@ -308,7 +308,7 @@ class ProbabilisticMAMLClassifier(
     >>> from sklmeta import ProbabilisticMAMLClassifier
     >>> from sklmeta.datasets import load_digits_pool
     >>> pool = load_digits_pool()
-    >>> meta = ProbabilisticMAMLClassifier(n_shot=1, max_iter=3, random_state=0)
+    >>> meta = ProbabilisticMAMLClassifier(n_shot=1, max_iter=1, random_state=0)
     >>> new = pool[5:]
     >>> model = meta.fit(pool[:5]).adapt(new.X[:40], new.y[:40])
     >>> model.predict(new.X[40:45]).shape
