@@ -503,7 +503,12 @@ def test_scaled_targets_of_odd_tasks_are_as_others():
 def test_constant_targets_of_some_tasks_are_not_in_other_units(level):
     tasks = lines(30, 7)
     flat = [(t.X, 0 * t.y + level if i % 3 else t.y) for i, t in enumerate(tasks)]
-    HierarchicalLinearRegressor().fit(TaskSet(flat))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        meta = HierarchicalLinearRegressor().fit(TaskSet(flat))
+    assert [str(one.message) for one in told] == []
+    constant = meta.adapt(flat[1][0], flat[1][1]).predict(flat[1][0])
+    np.testing.assert_allclose(constant, level, atol=1.0)
 
 
 @pytest.mark.parametrize("n_outputs", [1, 2])

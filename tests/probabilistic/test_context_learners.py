@@ -60,7 +60,7 @@ def outputs(learner, kind, support, x):
         return view.predict(view.adapt(support), x)
 
 
-def close(a, b, atol=1e-10):
+def assert_close(a, b, atol=1e-10):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
@@ -77,7 +77,9 @@ def test_support_order_does_not_matter(model, kind):
     shuffled = Rows(
         support.x[:, order], support.y[:, order], support.mask, support.n_way
     )
-    close(outputs(learner, kind, support, x), outputs(learner, kind, shuffled, x))
+    assert_close(
+        outputs(learner, kind, support, x), outputs(learner, kind, shuffled, x)
+    )
 
 
 @each_model
@@ -92,7 +94,7 @@ def test_padding_does_not_matter(model, kind):
         alone = Rows(rows.x[:, :n_real], rows.y[:, :n_real], rows.mask[:, :n_real])
         n_way = None if rows.n_way is None else rows.n_way[own]
         alone = Rows(alone.x[own], alone.y[own], alone.mask[own], n_way)
-        close(padded[own], outputs(learner, kind, alone, x[own]))
+        assert_close(padded[own], outputs(learner, kind, alone, x[own]))
 
 
 @each_model
@@ -102,7 +104,7 @@ def test_query_rows_do_not_see_each_other(model, kind):
     x = make_rows(kind, Q, seed=1).x
     together = outputs(learner, kind, support, x)
     apart = [outputs(learner, kind, support, row) for row in x.split(1, dim=1)]
-    close(together, torch.cat(apart, 1))
+    assert_close(together, torch.cat(apart, 1))
 
 
 @each_model
@@ -128,9 +130,9 @@ def test_a_hidden_support_gives_the_prior(model, kind):
         hidden = Rows(rows.x, rows.y, torch.zeros_like(rows.mask), rows.n_way)
         found.append(outputs(learner, kind, hidden, x))
     assert found[0].isfinite().all()
-    close(*found)
+    assert_close(*found)
     if kind == "local":  # nothing tells ways apart
-        close(found[0], found[0][..., :1].expand_as(found[0]))
+        assert_close(found[0], found[0][..., :1].expand_as(found[0]))
 
 
 @each_model
@@ -140,7 +142,7 @@ def test_ways_are_treated_alike(model):
     found = outputs(learner, "local", support, x)
     names = torch.tensor([2, 0, 1])
     renamed = Rows(support.x, names[support.y], support.mask, support.n_way)
-    close(outputs(learner, "local", renamed, x)[..., names], found)
+    assert_close(outputs(learner, "local", renamed, x)[..., names], found)
 
 
 @each_model
@@ -160,7 +162,7 @@ def test_absent_ways_get_nothing_and_change_nothing(model):
     assert (found[[0, 2], :, 2:] == -torch.inf).all()
     assert found[1].isfinite().all()
     alone = outputs(learner, "local", rows, x)
-    close(found[[0, 2], :, :2], alone[[0, 2]])
+    assert_close(found[[0, 2], :, :2], alone[[0, 2]])
 
 
 @each_model
@@ -211,7 +213,7 @@ def test_judged_on_query_rows_outside_of_training(model):
         found = learner.meta_loss(Episodes(support, query))
     mean, std = outputs(learner, "numbers", support, query.x).chunk(2, -1)
     normal = torch.distributions.Normal(mean, std)
-    close(found, -normal.log_prob(query.y).mean((1, 2)))
+    assert_close(found, -normal.log_prob(query.y).mean((1, 2)))
 
 
 @each_model
@@ -224,4 +226,4 @@ def test_standard_deviations_have_a_least(model):
     std = outputs(learner, "numbers", support, x)[..., 2:]
     assert std.min() >= 0.25
     if "latent" not in model:
-        close(std, torch.full_like(std, 0.25))
+        assert_close(std, torch.full_like(std, 0.25))
