@@ -394,10 +394,9 @@ class DeepKernelClassifier(MetaClassifierMixin, _DeepKernelEstimator):
     Adapting takes time cubic in the support rows of the task, and memory quadratic in
     them.
 
-    Probabilities are far too sure of classes unlike those of meta-training where these
-    are few: trained on five digits, the log loss on the other five is above that of
-    guessing, with either objective and learning rates as they are. With more classes,
-    ``calibrate=True`` holds some out and divides logits by a temperature; judge it by
+    Probabilities can be far too sure of classes unlike those of meta-training where
+    these are few, a handful of digits, say. With more classes, ``calibrate=True`` holds
+    some out and divides logits by a temperature; judge it by
     ``evaluate(..., metric=["log_loss", "ece"])``.
 
     References

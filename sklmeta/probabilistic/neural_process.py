@@ -240,7 +240,7 @@ class NeuralProcessClassifier(ProbabilisticClassifierMixin, _NeuralProcessEstima
     Notes
     -----
     What labels have in common is learned from scratch: that takes many tasks, or
-    classes. With a handful of classes metric learners are far ahead.
+    classes. With a handful of classes start from a metric learner.
 
     With labels that mean something in their task alone, cost grows with the number of
     ways: for each of them the network is asked which rows are of it. With shared labels
