@@ -307,6 +307,15 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features, if the meta-training tasks had any.
+    intercept_ : float or ndarray of shape (n_outputs,)
+        Intercept of the task, in the units of the targets. This and the next two only
+        with `HierarchicalLinearRegressor`.
+    coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
+        Coefficients of the task, in the units of features and targets.
+    coef_covariance_ : ndarray of shape (n_random, n_random) or \
+(n_outputs, n_random, n_random)
+        Posterior covariance of the coefficients that differ between tasks, the
+        intercept first, in the order of the meta-learner's `covariance_`.
 
     See Also
     --------
@@ -450,6 +459,31 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
         draws = np.moveaxis(self._model.sample(X, n_samples, seed, noise), 0, -1)
         return draws[:, 0] if self.meta_._preparation.flat_y else draws
+
+    @property
+    def intercept_(self) -> Any:
+        """Intercept of the task, of a linear model."""
+        return self._linear_model()[0]
+
+    @property
+    def coef_(self) -> NDArray[np.float64]:
+        """Coefficients of the task, of a linear model."""
+        return self._linear_model()[1]
+
+    @property
+    def coef_covariance_(self) -> NDArray[np.float64]:
+        """Posterior covariance of the coefficients that differ between tasks."""
+        return self._linear_model()[2]
+
+    def _linear_model(self) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
+        """Return intercept, coefficients and covariance; AttributeError if none."""
+        model: Any = getattr(self, "_model", None)
+        if not hasattr(model, "coefficients"):
+            raise AttributeError(
+                f"{type(self).__name__} has coefficients only when it is adapted and "
+                "its meta-learner is a linear model (HierarchicalLinearRegressor)."
+            )
+        return model.coefficients()
 
     def _of_prior(self) -> Self:
         """Take the model of a task without support rows."""

@@ -38,6 +38,19 @@ class CoefficientPosterior:
     half: Array
     noise_variance: Array
 
+    def coefficients(self) -> tuple[Any, Array, Array]:
+        """Return intercept, coefficients and covariance of the random ones.
+
+        In the units of features and targets, of shapes (n_outputs,), (n_outputs, F) and
+        (n_outputs, n_random, n_random); without the first axis for flat targets.
+        """
+        design = self.design
+        scale = design.y_scale[:, None]
+        mean = design.unscaled(self.mean) * scale
+        covariance = design.unscaled_covariance(self.half) * (scale**2)[..., None]
+        parts = mean[:, 0] + design.y_mean, mean[:, 1:], covariance
+        return tuple(part[0] for part in parts) if design.flat_y else parts
+
     def predict(self, X: Any) -> Array:
         """Return targets (Q,) or (Q, n_outputs)."""
         with np.errstate(all="ignore"):

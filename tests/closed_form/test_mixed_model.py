@@ -10,7 +10,12 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 
-from sklmeta import HierarchicalLinearRegressor, HierarchicalLogisticClassifier, TaskSet
+from sklmeta import (
+    HierarchicalLinearRegressor,
+    HierarchicalLogisticClassifier,
+    PerTaskRegressor,
+    TaskSet,
+)
 from sklmeta.datasets import fetch_sleepstudy
 from sklmeta.exceptions import MetaTrainingError
 
@@ -116,6 +121,41 @@ def test_a_new_subject_has_the_textbook_posterior(sleepstudy):
     np.testing.assert_allclose(std, expected[1], rtol=1e-8)
     (together,) = meta.predict_tasks(TaskSet([(X[:3], y[:3])]), [X[3:]])
     np.testing.assert_allclose(together, expected[0], rtol=1e-8)
+
+
+def test_coefficients_of_a_new_subject_can_be_read(sleepstudy):
+    meta = HierarchicalLinearRegressor(covariance="full").fit(sleepstudy[:-1])
+    new = sleepstudy[-1]
+    model = meta.adapt(new.X[:3], new.y[:3])
+    query = np.asarray(new.X[3:], dtype=float)
+    expected = model.intercept_ + query @ model.coef_
+    np.testing.assert_allclose(model.predict(new.X[3:]), expected, rtol=1e-10)
+    z = columns(query)
+    left = np.einsum("qi,ij,qj->q", z, model.coef_covariance_, z)
+    std = np.sqrt(left + meta.noise_variance_)
+    found = model.predict(new.X[3:], return_std=True)[1]
+    np.testing.assert_allclose(found, std, rtol=1e-8)
+    prior = meta.adapt()
+    np.testing.assert_allclose(prior.coef_covariance_, meta.covariance_, rtol=1e-8)
+    np.testing.assert_allclose(prior.coef_, meta.coef_)
+    np.testing.assert_allclose(prior.intercept_, meta.intercept_)
+
+
+def test_coefficients_of_several_targets_have_an_axis_for_them():
+    tasks = lines(20, 6)
+    twice = TaskSet([(task.X, np.column_stack([task.y] * 2)) for task in tasks])
+    model = HierarchicalLinearRegressor(random_effects=[1]).fit(twice).adapt()
+    assert model.intercept_.shape == (2,)
+    assert model.coef_.shape == (2, 2)
+    assert model.coef_covariance_.shape == (2, 2, 2)
+
+
+def test_other_models_have_no_coefficients():
+    tasks = lines(3, 6)
+    model = PerTaskRegressor().fit(tasks).adapt(tasks[0].X, tasks[0].y)
+    assert not hasattr(model, "coef_")
+    with pytest.raises(AttributeError, match="is a linear model"):
+        model.intercept_  # noqa: B018
 
 
 @pytest.mark.parametrize("method", ["reml", "ml"])
