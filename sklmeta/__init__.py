@@ -68,6 +68,7 @@ from sklmeta.tasks import (
     TaskSet,
     ValidationTasks,
 )
+from sklmeta.transfer import FineTuneClassifier, FineTuneRegressor
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,8 @@ __all__ = [
     "DeepKernelRegressor",
     "FewShotClassifier",
     "FewShotRegressor",
+    "FineTuneClassifier",
+    "FineTuneRegressor",
     "HierarchicalLinearRegressor",
     "HierarchicalLogisticClassifier",
     "ImplicitMAMLClassifier",

@@ -262,6 +262,8 @@ def train(
     with _equipped(estimator, learner):
         if not n_done_before:
             try_out(learner, first)
+        if not n_updates:
+            return TrainingResult(History(), 0, {})
         learner.budget.n_tasks(learner, first)  # refuses what cannot fit
         with _draws_seeded(learner, seed):
             result = meta_train(learner, stream, validation, options, optimizer_state)

@@ -221,7 +221,8 @@ def check_common_parameters(estimator: Any) -> None:
     TypeError, ValueError
         Naming the parameter, what was got and what is expected.
     """
-    for name in ("batch_size", "max_iter", "eval_every", "n_iter_no_change"):
+    check_integer("max_iter", estimator.max_iter, estimator._least_updates)
+    for name in ("batch_size", "eval_every", "n_iter_no_change"):
         check_integer(name, getattr(estimator, name), 1)
     for name in (
         *("normalize_x", "early_stopping", "compile", "mixed_precision"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self, TypedDict
 
 import torch
@@ -82,6 +82,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
     _optimizer_state: dict[str, Any] | None
 
     _step_sizes: ClassVar[tuple[str, ...]] = ("outer_lr",)
+    _least_updates: ClassVar[int] = 1  # of `max_iter`
     # Built into the learner or its preparation by the first fit.
     _structural_parameters: ClassVar[tuple[str, ...]] = (
         *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
@@ -176,6 +177,29 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """
         raise NotImplementedError
 
+    def _get_ready(
+        self,
+        learner: Learner,
+        tasks: Any,
+        preparation: Preparation,
+        seeds: Seeds,
+        goes_on: bool,
+    ) -> bool:
+        """Do what comes before training on tasks; say whether weights are new."""
+        return False
+
+    def _training_stream(
+        self, learner: Learner, tasks: Any, preparation: Preparation, seed: int
+    ) -> Iterator[Episodes]:
+        """Return endless batches to train a learner on."""
+        return _meta_training.training_episodes(self, tasks, preparation, seed)
+
+    def _one_pass(
+        self, tasks: Any, preparation: Preparation, seed: int
+    ) -> list[Episodes]:
+        """Return the batches of one pass over tasks."""
+        return _meta_training.one_pass(self, tasks, preparation, seed)
+
     def _training_counts(self) -> dict[str, Any]:
         """Return the counts of training episodes that are not those of scored ones."""
         return {}
@@ -248,14 +272,16 @@ class EpisodicMetaLearner(BaseMetaLearner):
         train_tasks, held_out = _meta_training.split_held_out(
             self, tasks, validation_tasks, seeds.held_out
         )
-        stream = _meta_training.training_episodes(
-            self, train_tasks, preparation, seeds.episodes
+        renewed = self._get_ready(learner, train_tasks, preparation, seeds, goes_on)
+        stream = self._training_stream(
+            learner, train_tasks, preparation, seeds.episodes
         )
         validation = _meta_training.fixed_episodes(
             self, held_out, preparation, seeds.held_out
         )
         seen = _leakage.fingerprints(train_tasks)
-        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        keeps_state = goes_on and not renewed
+        state = _meta_training.resumed_optimizer(self) if keeps_state else None
         result = _meta_training.train(
             self,
             learner,
@@ -307,9 +333,11 @@ class EpisodicMetaLearner(BaseMetaLearner):
         tasks = as_tasks(X, y, groups)
         sample = representative(tasks, seeds.held_out)
         preparation, learner = self._prepared(sample, classes, seeds, goes_on)
-        batches = _meta_training.one_pass(self, tasks, preparation, seeds.episodes)
+        renewed = self._get_ready(learner, tasks, preparation, seeds, goes_on)
+        batches = self._one_pass(tasks, preparation, seeds.episodes)
         seen = _leakage.fingerprints(tasks)
-        state = _meta_training.resumed_optimizer(self) if goes_on else None
+        keeps_state = goes_on and not renewed
+        state = _meta_training.resumed_optimizer(self) if keeps_state else None
         result = _meta_training.train(
             self,
             learner,
