@@ -68,7 +68,12 @@ from sklmeta.tasks import (
     TaskSet,
     ValidationTasks,
 )
-from sklmeta.transfer import FineTuneClassifier, FineTuneRegressor
+from sklmeta.transfer import (
+    FineTuneClassifier,
+    FineTuneRegressor,
+    MetaBaselineClassifier,
+    MetaTransferClassifier,
+)
 
 __version__ = "0.1.0"
 
@@ -98,10 +103,12 @@ __all__ = [
     "MANNClassifier",
     "MANNRegressor",
     "MatchingNetClassifier",
+    "MetaBaselineClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
     "MetaTrainingError",
+    "MetaTransferClassifier",
     "ModifiedHausdorffClassifier",
     "NeuralProcessClassifier",
     "NeuralProcessRegressor",

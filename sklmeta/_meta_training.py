@@ -52,6 +52,7 @@ __all__ = [
     "standardised",
     "train",
     "training_episodes",
+    "training_sampler",
 ]
 
 FIRST_JUDGED = 20  # meta-updates before their loss is judged
@@ -137,21 +138,29 @@ def training_spec(estimator: Any, preparation: Preparation) -> EpisodeSpec:
     return episode_spec(estimator, preparation, **estimator._training_counts())
 
 
+def training_sampler(
+    estimator: Any, tasks: TaskSet | ClassPool, preparation: Preparation
+) -> EpisodeSampler:
+    """Return what training episodes are drawn by."""
+    pool = preparation.pool(tasks, resolve_device(estimator.device))
+    return EpisodeSampler(pool, training_spec(estimator, preparation))
+
+
 def training_episodes(
     estimator: Any, tasks: Any, preparation: Preparation, seed: int
 ) -> Iterator[Episodes]:
     """Return endless batches of training episodes."""
-    device = resolve_device(estimator.device)
     generator = torch.Generator().manual_seed(seed)
-    spec, batch_size = training_spec(estimator, preparation), estimator.batch_size
+    batch_size = estimator.batch_size
     if isinstance(tasks, TaskSet | ClassPool):
-        sampler = EpisodeSampler(preparation.pool(tasks, device), spec)
+        sampler = training_sampler(estimator, tasks, preparation)
         batches = _episodes.endless_batches(sampler, batch_size, generator)
     else:
+        device = resolve_device(estimator.device)
         batches = _episodes.sampled_batches(
             tasks,
             lambda fresh: preparation.pool(fresh, device),
-            spec,
+            training_spec(estimator, preparation),
             batch_size,
             generator,
         )
@@ -164,8 +173,7 @@ def one_pass(
     """Return the batches of one pass over tasks."""
     if not isinstance(tasks, TaskSet | ClassPool):
         return [next(training_episodes(estimator, tasks, preparation, seed))]
-    pool = preparation.pool(tasks, resolve_device(estimator.device))
-    sampler = EpisodeSampler(pool, training_spec(estimator, preparation))
+    sampler = training_sampler(estimator, tasks, preparation)
     generator = torch.Generator().manual_seed(seed)
     batches = _episodes.one_pass(sampler, estimator.batch_size, generator)
     return list(standardised(batches, preparation))

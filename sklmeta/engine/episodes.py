@@ -7,6 +7,7 @@ others are drawn beside it.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sklmeta.engine.batches import Episodes, Rows, similar_sizes
 from sklmeta.engine.keys import LAST, random_keys, stream
 from sklmeta.engine.pool import RowPool
 from sklmeta.engine.spec import Count, EpisodeSpec, bounds
-from sklmeta.engine.units import usable_units
+from sklmeta.engine.units import Units, usable_units
 
 __all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool", "gather"]
 
@@ -126,11 +127,42 @@ class EpisodeSampler:
     def __init__(self, pool: RowPool, spec: EpisodeSpec) -> None:
         self.pool = pool
         self.spec = spec
-        self._units = usable_units(pool, spec)
+        self._of_units(usable_units(pool, spec))
+
+    def _of_units(self, units: Units) -> None:
+        """Draw from these units."""
+        self._units = units
         # Usable units of each task: how many, and where they begin.
-        self._n_units = self._units.task.bincount(minlength=pool.n_tasks)
+        self._n_units = units.task.bincount(minlength=self.pool.n_tasks)
         self._first_unit = self._n_units.cumsum(0) - self._n_units
         self.task_ids = self._n_units.nonzero()[:, 0]
+
+    def among(
+        self, *, tasks: Tensor | None = None, classes: Tensor | None = None
+    ) -> EpisodeSampler:
+        """Return a sampler of the same pool that draws from some of it.
+
+        Parameters
+        ----------
+        tasks : Tensor of int, default=None
+            Tasks of the pool.
+        classes : Tensor of int, default=None
+            Classes of a class pool, by position.
+
+        Returns
+        -------
+        EpisodeSampler
+            Of those that were usable. It draws as one that was made of them does.
+        """
+        keep = torch.ones(len(self._units.task), dtype=torch.bool)
+        if tasks is not None:
+            keep &= torch.isin(self._units.task, tasks)
+        if classes is not None:
+            first_rows = self._units.rows[self._units.start]
+            keep &= torch.isin(self.pool.y.cpu()[first_rows], classes)
+        own = copy.copy(self)
+        own._of_units(self._units.where(keep))
+        return own
 
     def draw(self, n_episodes: int, generator: torch.Generator) -> EpisodeIndex:
         """Draw episodes of random tasks.

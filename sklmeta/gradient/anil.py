@@ -224,7 +224,7 @@ class ANIL(GradientLearner):
         return outputs.softmax(-1) - target
 
 
-class _ANILEstimator(GradientMetaLearner):
+class ANILEstimator(GradientMetaLearner):
     """What the two faces of ANIL share."""
 
     _heads = ("auto", "fixed", "shared", "prototype")
@@ -278,7 +278,7 @@ class _ANILEstimator(GradientMetaLearner):
 
 
 @with_gradient_parameters
-class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
+class ANILClassifier(MetaClassifierMixin, ANILEstimator):
     """Classifier that adapts its last layer by a few gradient steps.
 
     Almost no inner loop [1]_: MAML whose inner loop moves the head alone, on features
@@ -354,7 +354,7 @@ class ANILClassifier(MetaClassifierMixin, _ANILEstimator):
 
 
 @with_gradient_parameters
-class ANILRegressor(EpisodicRegressorMixin, _ANILEstimator):
+class ANILRegressor(EpisodicRegressorMixin, ANILEstimator):
     """Regressor that adapts its last layer by a few gradient steps.
 
     Almost no inner loop [1]_: MAML whose inner loop moves the head alone, on features

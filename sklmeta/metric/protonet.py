@@ -88,7 +88,7 @@ class ProtoNet(EmbeddingLearner):
     torch.Size([1])
     """
 
-    adaptation_options = ("metric", "temperature", "covariance_floor")
+    adaptation_options: tuple[str, ...] = ("metric", "temperature", "covariance_floor")
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ class SimpleShot(ProtoNet):
              [0.0000, 1.0000]]])
     """
 
-    adaptation_options = ("transform",)  # type: ignore[assignment]
+    adaptation_options = ("transform",)
     centre: Tensor
 
     def __init__(

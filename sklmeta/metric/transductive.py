@@ -111,7 +111,7 @@ class TransductiveProtoNet(ProtoNet):
     tensor([[0, 1, 1]])
     """
 
-    adaptation_options = (  # type: ignore[assignment]
+    adaptation_options = (
         *ProtoNet.adaptation_options,
         *("refinement", "n_refinement_steps", "laplacian_weight", "n_neighbors"),
         *("support_weight", "entropy_weight"),

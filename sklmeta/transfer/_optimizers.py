@@ -5,8 +5,10 @@ descent with momentum is
 
 .. math:: m \leftarrow \mu m + g, \qquad \theta \leftarrow \theta - \alpha m,
 
-and Adam is that of arXiv:1412.6980, algorithm 1. Both are torch's, for weights that
-have a task axis.
+and Adam is that of arXiv:1412.6980, algorithm 1, with an epsilon of 1e-5 instead of
+1e-8: gradients that are 0 but for rounding, as those of biases where classes have as
+many rows, would make whole steps otherwise. Both are torch's, for weights that have a
+task axis.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ __all__ = ["INNER_OPTIMIZERS", "Adam", "MomentumDescent", "inner_optimizer"]
 INNER_OPTIMIZERS = ("adam", "sgd")
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
-EPSILON = 1e-8
+EPSILON = 1e-5
 
 
 class MomentumDescent:

@@ -1,256 +1,144 @@
-"""Supervised pre-training: minibatches of rows of all tasks together.
-
-Rows reach the training loop as episodes of one task, whose query rows are the
-minibatch: its progress, callbacks, history and devices come along.
-"""
+"""Meta-learners whose backbone is pre-trained on rows before it meets episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import ceil
-from typing import Any, TypeVar
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, Unpack
 
 import torch
-from torch import Tensor
+from skorch.history import History
 
-from sklmeta._meta_training import Seeds
-from sklmeta._parameters import filled_in, resolve_device, with_common_parameters
+from sklmeta import _meta_training
+from sklmeta._meta_training import Seeds, representative
+from sklmeta._parameters import (
+    check_integer,
+    check_positive,
+    filled_in,
+    resolve_device,
+    with_common_parameters,
+)
 from sklmeta._preparation import Preparation
-from sklmeta._task_rows import representative
-from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.learner import Learner
-from sklmeta.engine.pool import RowPool
-from sklmeta.engine.targets import TaskTargets
-from sklmeta.episodic import EpisodicMetaLearner
-from sklmeta.tasks import ClassPool, TaskSet
+from sklmeta.backbones.build import feature_size
+from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
+from sklmeta.transfer._training_rows import fit_head, n_classes_of, training_stream
+from sklmeta.transfer.finetune import FineTune
 
 __all__ = [
-    "RowTrained",
-    "TrainingRows",
-    "fit_head",
-    "training_stream",
+    "PretrainedMetaLearner",
+    "PretrainingParameters",
     "with_pretraining_parameters",
 ]
 
-TRIED_ROWS = 4  # of a minibatch that stand for support rows when modules are tried out
+PRETRAINING = """\
+pretrain_iter : int, default=1000
+    Updates of pre-training, before meta-training; 0 leaves it out, as for a `backbone`
+    that is pre-trained already.
 
-TUNING = """\
-layers : {"head", "all"}, default="head"
-    What adapting trains: the last layer on features as they are, or all layers. Read
-    when adapting.
+pretrain_lr : float, default=1e-3
+    Step size of pre-training.
 
-inner_optimizer : {"adam", "sgd"}, default="adam"
-    How it trains them: Adam, or gradient descent with momentum 0.9. Read when adapting.
-
-inner_lr : float, default=0.01
-    Step size of fine-tuning. Read when adapting.
-
-inner_steps : int, default=100
-    Steps of fine-tuning, on all support rows each. Read when adapting.
-
-weight_decay : float, default=0.0
-    Pulls weights to where fine-tuning started, zero for a new linear head: this times
-    the distance is added to gradients. Biases are left alone. Read when adapting.
-
-inner_early_stopping : bool, default=False
-    Choose the number of steps for each task, up to `inner_steps`: that with the least
-    loss of every second support row of a class after steps on the others, and the other
-    way round. Tasks with one row per class take all steps. Read when adapting.
+pretrain_batch_size : int, default=64
+    Rows per update of pre-training.
 """
+NAMES = ("pretrain_iter", "pretrain_lr", "pretrain_batch_size")
 
 Class = TypeVar("Class", bound=type)
 
 
 def with_pretraining_parameters(cls: Class) -> Class:
-    """Write the parameters of pre-training and fine-tuning into a class docstring.
-
-    Like `with_common_parameters`, for estimators whose batches are rows.
-    """
-    lines = "<common parameters>"
-    cls = filled_in(
-        cls, {"<tuning parameters>": TUNING, "<pretraining parameters>": lines}
-    )
-    cls = with_common_parameters(cls)
-    doc = cls.__doc__ or ""
-    for episodic, supervised in {
-        "batch_size : int, default=16\n        Tasks per meta-update.": (
-            "batch_size : int, default=64\n        Rows per update of pre-training."
-        ),
-        "Number of meta-updates.": (
-            "Number of updates of pre-training; 0 leaves the backbone as it is given,"
-            "\n        or drawn."
-        ),
-        "Step size of the outer loop.": "Step size of pre-training.",
-        "Optimizer of the outer loop.": "Optimizer of pre-training.",
-    }.items():
-        assert episodic in doc, episodic
-        doc = doc.replace(episodic, supervised)
-    cls.__doc__ = doc
-    return cls
+    """Write the parameters of pre-training and the shared ones into a docstring."""
+    texts = {"<pretraining parameters>": PRETRAINING + "\n<common parameters>"}
+    return with_common_parameters(filled_in(cls, texts))
 
 
-def n_classes_of(tasks: Any, preparation: Preparation) -> int | None:
-    """Return how many classes pre-training tells apart; None for numbers.
+class PretrainingParameters(CommonParameters, total=False):
+    """What `PretrainedMetaLearner` takes, for subclasses that pass it on by name."""
 
-    Raises
-    ------
-    ValueError
-        If there is a single class.
-    """
-    if not preparation.settings.classifies:
-        return None
-    n_classes = preparation.n_outputs
-    if n_classes is None:  # local labels are those of each task
-        n_classes = len(tasks)
-        if isinstance(tasks, TaskSet):
-            n_classes = int(preparation.coded_labels(tasks).max()) + 1
-    if n_classes < 2:
-        raise ValueError(
-            f"{preparation.settings.name} is pre-trained to tell the classes of all "
-            "training tasks apart, and they hold one class only. Give tasks or a "
-            "ClassPool with at least two."
-        )
-    return n_classes
+    pretrain_iter: int
+    pretrain_lr: float
+    pretrain_batch_size: int
 
 
-class TrainingRows:
-    """The rows of tasks, as supervised learning takes them.
+class PretrainedMetaLearner(EpisodicMetaLearner):
+    """Base of the estimators that pre-train their backbone before meta-training."""
 
-    Parameters
-    ----------
-    pool : RowPool
-        Rows of all tasks.
-    y : Tensor of shape (R,) or (R, n_outputs)
-        Classes of all tasks together, or targets.
-    n_classes : int or None
-        How many classes there are.
-    """
+    _exempt_parameters = (*EpisodicMetaLearner._exempt_parameters, *NAMES)
 
-    def __init__(self, pool: RowPool, y: Tensor, n_classes: int | None) -> None:
-        self.pool = pool
-        self.y = y
-        self.n_classes = n_classes
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        pretrain_iter: int = 1000,
+        pretrain_lr: float = 1e-3,
+        pretrain_batch_size: int = 64,
+        **common: Unpack[CommonParameters],
+    ) -> None:
+        super().__init__(backbone, **common)
+        self.pretrain_iter = pretrain_iter
+        self.pretrain_lr = pretrain_lr
+        self.pretrain_batch_size = pretrain_batch_size
 
-    @classmethod
-    def of_tasks(
-        cls, tasks: Any, preparation: Preparation, device: torch.device
-    ) -> TrainingRows:
-        """Return the rows of tasks, prepared.
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_integer("pretrain_iter", self.pretrain_iter, 0)
+        check_positive("pretrain_lr", self.pretrain_lr)
+        check_integer("pretrain_batch_size", self.pretrain_batch_size, 1)
 
-        Raises
-        ------
-        ValueError
-            If there is a single class, or rows are not usable.
-        """
-        pool = preparation.pool(tasks, device)
-        n_classes = n_classes_of(tasks, preparation)
-        if n_classes is None:
-            return cls(pool, _targets(pool, preparation.task_targets), None)
-        return cls(pool, pool.y, n_classes)  # local labels are numbered over all tasks
+    def _pretraining_head(self) -> dict[str, Any]:
+        """Return what kind of head the backbone is pre-trained with."""
+        return {}
 
-    def batch(self, index: Tensor) -> Episodes:
-        """Return rows as the query of one task."""
-        device = self.pool.device
-        x, y = self.pool.take(index[None]), self.y[index.to(device)][None]
-        mask = torch.ones(1, len(index), dtype=torch.bool, device=device)
-        n_way = None
-        if self.n_classes is not None:
-            n_way = torch.tensor([self.n_classes], device=device)
-        few = slice(None, TRIED_ROWS)
-        support = Rows(x[:, few], y[:, few], mask[:, few], n_way)
-        return Episodes(support, Rows(x, y, mask, n_way))
+    def _while_pretraining(self, learner: Any) -> AbstractContextManager[None]:
+        """Return the context in which the weights to pre-train are trained."""
+        return nullcontext()
 
-    def endless(self, size: int, generator: torch.Generator) -> Iterator[Episodes]:
-        """Yield minibatches for ever: all rows in random order, and again."""
-        n_rows = self.pool.n_rows
-        size = min(size, n_rows)
-        left = torch.zeros(0, dtype=torch.int64)
-        while True:
-            if len(left) < size:
-                left = torch.cat([left, torch.randperm(n_rows, generator=generator)])
-            index, left = left[:size], left[size:]
-            yield self.batch(index)
-
-    def one_pass(self, size: int, generator: torch.Generator) -> list[Episodes]:
-        """Return minibatches that hold every row about once."""
-        stream = self.endless(size, generator)
-        n_batches = ceil(self.pool.n_rows / min(size, self.pool.n_rows))
-        return [next(stream) for _ in range(n_batches)]
-
-
-def _targets(pool: RowPool, targets: TaskTargets | None) -> Tensor:
-    """Return targets of rows, in units of their task where that is asked for."""
-    if targets is None:
-        return pool.y
-    parts = []
-    for y in pool.y.split(pool.offsets.diff().tolist()):
-        mask = torch.ones(1, len(y), dtype=torch.bool, device=y.device)
-        parts.append(targets.standardise_support(Rows(y[None], y[None], mask)).y[0])
-    return torch.cat(parts)
-
-
-def training_stream(
-    tasks: Any, preparation: Preparation, device: torch.device, size: int, seed: int
-) -> Iterator[Episodes]:
-    """Yield minibatches of rows for ever.
-
-    A TaskDistribution is sampled anew for every pass over the rows, except where labels
-    are local: its classes would be others each time.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if isinstance(tasks, TaskSet | ClassPool) or preparation.labels == "local":
-        rows = TrainingRows.of_tasks(known(tasks, seed), preparation, device)
-        yield from rows.endless(size, generator)
-        return
-    while True:
-        fresh = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        rows = TrainingRows.of_tasks(known(tasks, fresh), preparation, device)
-        yield from rows.one_pass(size, generator)
-
-
-def known(tasks: Any, seed: int) -> TaskSet | ClassPool:
-    """Return tasks, or a sample of a TaskDistribution."""
-    return representative(tasks, seed)
-
-
-def fit_head(learner: Any, tasks: Any, preparation: Preparation, seeds: Seeds) -> bool:
-    """Give a `FineTune` learner a head for the classes of tasks; say if it is new."""
-    if preparation.labels != "local":
-        return False  # one for all tasks
-    n_classes = n_classes_of(known(tasks, seeds.episodes), preparation)
-    if n_classes is None or n_classes == len(learner.pretraining_head):
-        return False
-    learner.new_head(n_classes, torch.Generator().manual_seed(seeds.weights))
-    return True
-
-
-class RowTrained(EpisodicMetaLearner):
-    """Base of the estimators whose batches are rows of all tasks together.
-
-    Their learner is a `FineTune`.
-    """
-
-    _least_updates = 0
+    @property
+    def pretrain_history_(self) -> History:
+        """One row per epoch of pre-training: `train_loss` and `dur`."""
+        return self.learner_.pretrain_history
 
     def _get_ready(
         self,
-        learner: Learner,
+        learner: Any,
         tasks: Any,
         preparation: Preparation,
         seeds: Seeds,
         goes_on: bool,
     ) -> bool:
-        return fit_head(learner, tasks, preparation, seeds)
+        if goes_on:
+            return False
+        tasks = representative(tasks, seeds.held_out)
+        n_classes_of(tasks, preparation)  # refuses a single class
+        backbone = learner.backbone
+        n_features = feature_size(backbone, preparation.input_shape)
+        generator = torch.Generator().manual_seed(seeds.weights)
+        supervised = FineTune(
+            backbone,
+            n_features,
+            preparation.n_outputs,
+            generator=generator,
+            **self._pretraining_head(),
+        )
+        fit_head(supervised, tasks, preparation, seeds)
+        with self._while_pretraining(learner):
+            learner.pretrain_history = self._pretrain(
+                supervised, tasks, preparation, seeds
+            )
+        return False
 
-    def _training_stream(
-        self, learner: Learner, tasks: Any, preparation: Preparation, seed: int
-    ) -> Iterator[Episodes]:
-        device = resolve_device(self.device)
-        return training_stream(tasks, preparation, device, self.batch_size, seed)
-
-    def _one_pass(
-        self, tasks: Any, preparation: Preparation, seed: int
-    ) -> list[Episodes]:
-        device = resolve_device(self.device)
-        rows = TrainingRows.of_tasks(known(tasks, seed), preparation, device)
-        return rows.one_pass(self.batch_size, torch.Generator().manual_seed(seed))
+    def _pretrain(
+        self, learner: FineTune, tasks: Any, preparation: Preparation, seeds: Seeds
+    ) -> History:
+        """Train a learner on rows, in place; return the history."""
+        own: Any = copy.copy(self)
+        own.outer_lr, own._step_sizes = self.pretrain_lr, ("pretrain_lr",)
+        own.callbacks, own.early_stopping = None, False
+        device, size = resolve_device(self.device), self.pretrain_batch_size
+        stream = training_stream(tasks, preparation, device, size, seeds.episodes)
+        result = _meta_training.train(
+            own, learner, stream, None, None, self.pretrain_iter, seeds.dropout
+        )
+        if result.interrupted is not None:
+            raise result.interrupted
+        return result.history

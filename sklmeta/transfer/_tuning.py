@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -118,7 +119,7 @@ class Tuning:
         for held in folds:
             share = shares(support.mask & ~held, start)
             judged = shares(held, start)
-            path = [start, *self._path(problem, start, share)]
+            path = chain([start], self._path(problem, start, share))
             losses = [_held_loss(problem.outputs(w), support, judged) for w in path]
             totals.append(torch.stack(losses))  # (n_steps + 1, T)
         best = torch.stack(totals).sum(0).argmin(0)

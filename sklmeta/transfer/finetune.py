@@ -59,9 +59,9 @@ from sklmeta.engine.mapping import (
 )
 from sklmeta.episodic import CommonParameters, EpisodicRegressorMixin
 from sklmeta.gradient.network import TaskWeights, below
+from sklmeta.transfer._finetune_parameters import RowTrained, with_tuning_parameters
 from sklmeta.transfer._heads import HEADS, Layer, make_layer
 from sklmeta.transfer._optimizers import INNER_OPTIMIZERS
-from sklmeta.transfer._pretraining import RowTrained, with_pretraining_parameters
 from sklmeta.transfer._tuning import Tuning, row_losses
 
 __all__ = ["FineTune", "FineTuneClassifier", "FineTuneRegressor"]
@@ -452,7 +452,7 @@ class _FineTuneEstimator(RowTrained):
         return {}
 
 
-@with_pretraining_parameters
+@with_tuning_parameters
 class FineTuneClassifier(MetaClassifierMixin, _FineTuneEstimator):
     """Classifier that is pre-trained on all classes, and fine-tuned on a new task.
 
@@ -479,7 +479,7 @@ class FineTuneClassifier(MetaClassifierMixin, _FineTuneEstimator):
 
     <tuning parameters>
 
-    <pretraining parameters>
+    <common parameters>
 
     Attributes
     ----------
@@ -549,7 +549,7 @@ class FineTuneClassifier(MetaClassifierMixin, _FineTuneEstimator):
         return {"head": self.head, "temperature": self.temperature}
 
 
-@with_pretraining_parameters
+@with_tuning_parameters
 class FineTuneRegressor(EpisodicRegressorMixin, _FineTuneEstimator):
     """Regressor that is pre-trained on the rows of all tasks, and fine-tuned on a new.
 
@@ -567,7 +567,7 @@ class FineTuneRegressor(EpisodicRegressorMixin, _FineTuneEstimator):
 
     <tuning parameters>
 
-    <pretraining parameters>
+    <common parameters>
 
     Attributes
     ----------
