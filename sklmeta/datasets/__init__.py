@@ -6,6 +6,7 @@ from sklmeta.datasets.gaussian_processes import (
     GaussianProcessTasks,
     make_gaussian_process_tasks,
 )
+from sklmeta.datasets.glyphs import Glyphs, make_glyphs
 from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.mixing import MixedTasks
 from sklmeta.datasets.omniglot import fetch_omniglot
@@ -18,6 +19,7 @@ from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 __all__ = [
     "AmbiguousAttributes",
     "GaussianProcessTasks",
+    "Glyphs",
     "MixedTasks",
     "Sinusoids",
     "SinusoidsOrLines",
@@ -29,5 +31,6 @@ __all__ = [
     "fetch_sleepstudy",
     "load_digits_pool",
     "make_gaussian_process_tasks",
+    "make_glyphs",
     "make_sinusoids",
 ]
