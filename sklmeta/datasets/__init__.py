@@ -8,6 +8,7 @@ from sklmeta.datasets.gaussian_processes import (
 )
 from sklmeta.datasets.glyphs import Glyphs, make_glyphs
 from sklmeta.datasets.leaves import fetch_leaves100
+from sklmeta.datasets.medmnist import fetch_medmnist
 from sklmeta.datasets.mixing import MixedTasks
 from sklmeta.datasets.omniglot import fetch_omniglot
 from sklmeta.datasets.omniglot_runs import fetch_omniglot_runs
@@ -24,6 +25,7 @@ __all__ = [
     "Sinusoids",
     "SinusoidsOrLines",
     "fetch_leaves100",
+    "fetch_medmnist",
     "fetch_omniglot",
     "fetch_omniglot_runs",
     "fetch_parkinsons",
