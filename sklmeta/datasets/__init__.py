@@ -6,7 +6,9 @@ from sklmeta.datasets.gaussian_processes import (
     GaussianProcessTasks,
     make_gaussian_process_tasks,
 )
+from sklmeta.datasets.glyphs import Glyphs, make_glyphs
 from sklmeta.datasets.leaves import fetch_leaves100
+from sklmeta.datasets.medmnist import fetch_medmnist
 from sklmeta.datasets.mixing import MixedTasks
 from sklmeta.datasets.omniglot import fetch_omniglot
 from sklmeta.datasets.omniglot_runs import fetch_omniglot_runs
@@ -18,10 +20,12 @@ from sklmeta.datasets.sleepstudy import fetch_sleepstudy
 __all__ = [
     "AmbiguousAttributes",
     "GaussianProcessTasks",
+    "Glyphs",
     "MixedTasks",
     "Sinusoids",
     "SinusoidsOrLines",
     "fetch_leaves100",
+    "fetch_medmnist",
     "fetch_omniglot",
     "fetch_omniglot_runs",
     "fetch_parkinsons",
@@ -29,5 +33,6 @@ __all__ = [
     "fetch_sleepstudy",
     "load_digits_pool",
     "make_gaussian_process_tasks",
+    "make_glyphs",
     "make_sinusoids",
 ]

@@ -22,7 +22,7 @@ class DataFile:
     Attributes
     ----------
     url : str
-        Public origin of the file; its last part is the file's name.
+        Public origin of the file; its last part, without a query, is the file's name.
     known_hash : str
         Checksum of the file at its origin, as pooch takes it ("sha256:...").
     """
@@ -33,7 +33,7 @@ class DataFile:
     @property
     def file_name(self) -> str:
         """Name of the file, at its origin and on this machine."""
-        return self.url.rsplit("/", 1)[1]
+        return self.url.partition("?")[0].rsplit("/", 1)[1]
 
     def problem(self, path: Path) -> str:
         """Say what is wrong with the file at `path`, or return an empty string."""
