@@ -154,7 +154,19 @@ class GradientLearner(Learner):
             for name, weight in self.backbone.named_parameters()
             if weight.requires_grad
         }
+        if isinstance(self.head, FixedHead) and not self.training:
+            support = self._as_the_head_sees(support)
         return weights | self.initial_head(support)
+
+    def _as_the_head_sees(self, support: Rows) -> Rows:
+        """Return the rows that tell ways apart: features where these are always alike.
+
+        A learner on features, which has no others, then gives ways the same vectors.
+        """
+        if not self._adapts_head_alone:
+            return support
+        features = self.features({}, support.x)
+        return Rows(features, support.y, support.mask, support.n_way)
 
     def initial_head(
         self, support: Rows, features: Callable[[], Tensor] | None = None
@@ -258,10 +270,15 @@ class GradientLearner(Learner):
             None where weights of the backbone adapt, where it is all that is adapted,
             or normalises by the rows of a task.
         """
-        adapts = _any_trained(self.backbone) or not self.adapts_weights
-        if adapts or self.head is None or self.needs_equal_rows:
+        if not self._adapts_head_alone:
             return None
         return self.backbone, self._with_backbone(nn.Identity())
+
+    @property
+    def _adapts_head_alone(self) -> bool:
+        """Whether features of a row are the same before and after adaptation."""
+        adapts = _any_trained(self.backbone) or not self.adapts_weights
+        return not (adapts or self.head is None or self.needs_equal_rows)
 
     def _with_backbone(self, backbone: nn.Module) -> Self:
         """Return a view with another backbone; all other weights are shared."""
