@@ -23,6 +23,7 @@ from sklmeta import (
 )
 from sklmeta.backbones import ConvNet
 from sklmeta.datasets import make_sinusoids
+from sklmeta.engine.batches import Rows
 from sklmeta.engine.features import FeaturePool
 from sklmeta.engine.pool import RowPool
 from sklmeta.model_selection import evaluate
@@ -135,6 +136,25 @@ def test_the_same_as_with_features_made_in_each_episode(
     )
     np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-5)
     assert meta.score(new) == pytest.approx(other.score(new), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_learner_and_its_view_on_features_predict_the_same(counted, name):
+    pool = make_pool()
+    learner = made(name, counted, max_iter=2).fit(pool).learner_
+    embed, view = learner.on_features()
+    x = torch.tensor(pool.X[:36], dtype=torch.float32).unsqueeze(0)
+    y = torch.arange(36).unsqueeze(0) // 12
+    order = [1, 2, 0]  # which is that of labels, not that of rows
+    y, n_way = torch.tensor(order)[y], torch.tensor([3])
+    mask = torch.ones_like(y, dtype=torch.bool)
+    with torch.no_grad():
+        found = view.predict(
+            view.adapt(Rows(embed(x[0]).unsqueeze(0), y, mask, n_way)),
+            embed(x[0]).unsqueeze(0),
+        )
+        want = learner.predict(learner.adapt(Rows(x, y, mask, n_way)), x)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +281,10 @@ def test_mixed_precision_and_memory_limits_act_on_what_is_trained(counted):
     meta = made("RidgeNet", counted, **options).fit(make_pool())
     plain = made("RidgeNet", counted).fit(make_pool())
     torch.testing.assert_close(
-        meta.learner_.log_alpha_factor, plain.learner_.log_alpha_factor, rtol=1e-5, atol=1e-6
+        meta.learner_.log_alpha_factor,
+        plain.learner_.log_alpha_factor,
+        rtol=1e-5,
+        atol=1e-6,
     )
     with pytest.raises(ValueError, match="memory_limit is"):
         made("RidgeNet", counted, memory_limit="1 kB").fit(make_pool())
