@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from skorch.history import History
 
 from sklmeta import _episodes
+from sklmeta._backbone_source import prepared_by
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
@@ -88,12 +89,15 @@ def learn_preparation(
         normalize_x=estimator.normalize_x,
         normalize_y=getattr(estimator, "normalize_y", False),
     )
-    return Preparation.learn(settings, tasks, classes)
+    if estimator.backbone_from is None:
+        return Preparation.learn(settings, tasks, classes)
+    return prepared_by(estimator.backbone_from, settings, tasks, classes)
 
 
 def new_learner(estimator: Any, preparation: Preparation, seed: int) -> Learner:
     """Return the estimator's learner with new weights."""
     backbone, n_features = estimator._make_backbone(preparation.input_shape, seed)
+    estimator._freeze(backbone)
     generator = torch.Generator().manual_seed(seed)
     learner = estimator._make_learner(
         backbone,

@@ -61,6 +61,20 @@ calibrate : bool, default=False
 """
 
 COMMON_PARAMETERS = """\
+backbone_from : fitted meta-learner, default=None
+    Start from a copy of the backbone of this meta-learner, instead of `backbone`. Rows
+    are scaled as it scales them, whatever `normalize_x` says. `sklearn.base.clone`
+    keeps it fitted; as a value that is searched over scikit-learn empties it.
+
+freeze : bool, str, list of str or None, default=None
+    Weights of the backbone that are not trained: all (True), or those whose names match
+    a pattern as `fnmatch` reads it; the name of a layer, such as "features.0", stands
+    for all of its weights. Layers without other weights compute in meta-training as
+    afterwards: batch normalisation by its running averages, which stay as they are,
+    and without dropout. So it is too with modules that come with frozen weights
+    (`requires_grad_(False)`). Where the whole backbone is frozen, and learners allow
+    it, each row passes it once in `fit`; callbacks then see the learner without it.
+
 n_way : int, (int, int) or None, default=None
     Ways of a training episode, with local labels: a number, a range drawn per episode,
     or None for all classes of the task (5 for a `ClassPool`).

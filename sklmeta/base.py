@@ -526,6 +526,11 @@ class MetaProbabilisticRegressorMixin(MetaRegressorMixin):
 
 
 def _own(value: Any) -> Any:
-    """Return a copy of a parameter that is an estimator, other values as they are."""
+    """Return a copy of a parameter that is an estimator, other values as they are.
+
+    So are meta-learners, which a copy by `clone` would empty.
+    """
+    if isinstance(value, BaseMetaLearner):
+        return value
     nested = hasattr(value, "get_params") and not isinstance(value, type)
     return clone(value) if nested else value

@@ -14,6 +14,12 @@ from torch.utils import _pytree as pytree
 
 from sklmeta import _leakage, _meta_training
 from sklmeta._adapted import TorchModel
+from sklmeta._backbone_source import (
+    backbone_of,
+    check_source,
+    refuse_unlearned_averages,
+)
+from sklmeta._frozen_features import features_once
 from sklmeta._meta_tags import MetaTags
 from sklmeta._meta_training import Seeds, representative
 from sklmeta._parameters import (
@@ -27,6 +33,7 @@ from sklmeta._scores import MeanAccuracy, PooledR2, score_tasks
 from sklmeta._signatures import spell_out
 from sklmeta._supports import predict_supports
 from sklmeta.backbones.build import build_backbone, feature_size
+from sklmeta.backbones.freezing import check_freeze, freeze_layers
 from sklmeta.base import BaseMetaLearner, MetaRegressorMixin
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.byte_counts import as_bytes
@@ -42,6 +49,8 @@ __all__ = ["CommonParameters", "EpisodicMetaLearner", "EpisodicRegressorMixin"]
 class CommonParameters(TypedDict, total=False):
     """What `EpisodicMetaLearner` takes, for subclasses that pass it on by name."""
 
+    backbone_from: Any
+    freeze: Any
     n_way: Any
     n_shot: Any
     n_query: Any
@@ -85,7 +94,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
     _least_updates: ClassVar[int] = 1  # of `max_iter`
     # Built into the learner or its preparation by the first fit.
     _structural_parameters: ClassVar[tuple[str, ...]] = (
-        *("backbone", "head", "image_shape", "normalize_x", "normalize_y"),
+        *("backbone", "backbone_from", "freeze"),
+        *("head", "image_shape", "normalize_x", "normalize_y"),
         "transductive",
     )
     _exempt_parameters = (
@@ -100,6 +110,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self,
         backbone: Any = None,
         *,
+        backbone_from: Any = None,
+        freeze: Any = None,
         n_way: Any = None,
         n_shot: Any = 5,
         n_query: Any = 15,
@@ -125,6 +137,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
+        self.backbone_from = backbone_from
+        self.freeze = freeze
         self.n_way = n_way
         self.n_shot = n_shot
         self.n_query = n_query
@@ -159,8 +173,30 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self, input_shape: tuple[int, ...], seed: int
     ) -> tuple[nn.Module, int]:
         """Return a new backbone for rows of a shape, and how many features it gives."""
-        backbone = build_backbone(self.backbone, input_shape, seed=seed)
-        return backbone, feature_size(backbone, input_shape)
+        backbone = build_backbone(self._given_backbone, input_shape, seed=seed)
+        try:
+            return backbone, feature_size(backbone, input_shape)
+        except ValueError as error:
+            if self.backbone_from is None:
+                raise
+            raise ValueError(
+                f"The backbone of the {type(self.backbone_from).__name__} given as "
+                "backbone_from does not take rows alone, as that of CAVIA, which takes "
+                f"its context too. Start from another meta-learner. {error}"
+            ) from error
+
+    @property
+    def _given_backbone(self) -> Any:
+        """What `build_backbone` is to make the backbone of; None for the default."""
+        if self.backbone_from is None:
+            return self.backbone
+        return backbone_of(self.backbone_from)
+
+    def _freeze(self, backbone: nn.Module) -> None:
+        """Freeze what is not to be trained of a new backbone."""
+        freeze_layers(backbone, self.freeze)
+        if self.backbone_from is not None:
+            refuse_unlearned_averages(self.backbone_from, backbone)
 
     def _make_learner(
         self,
@@ -216,6 +252,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """Raise TypeError or ValueError if a parameter is not usable."""
         super()._check_parameters()
         check_common_parameters(self)
+        check_source(self)
+        check_freeze(self.freeze)
         device = resolve_device(self.device)
         if self.mixed_precision:
             check_mixed_precision(device)
@@ -273,18 +311,17 @@ class EpisodicMetaLearner(BaseMetaLearner):
             self, tasks, validation_tasks, seeds.held_out
         )
         renewed = self._get_ready(learner, train_tasks, preparation, seeds, goes_on)
-        stream = self._training_stream(
-            learner, train_tasks, preparation, seeds.episodes
+        rows, trained = features_once(
+            self, preparation, learner, sample, seeds, goes_on
         )
-        validation = _meta_training.fixed_episodes(
-            self, held_out, preparation, seeds.held_out
-        )
+        stream = self._training_stream(trained, train_tasks, rows, seeds.episodes)
+        validation = _meta_training.fixed_episodes(self, held_out, rows, seeds.held_out)
         seen = _leakage.fingerprints(train_tasks)
         keeps_state = goes_on and not renewed
         state = _meta_training.resumed_optimizer(self) if keeps_state else None
         result = _meta_training.train(
             self,
-            learner,
+            trained,
             stream,
             validation,
             state,
@@ -292,7 +329,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
             seeds.dropout,
             n_done_before=self.n_iter_ if goes_on else 0,
         )
-        self._finish(learner, validation)
+        self._finish(trained, validation)
         return self._install(preparation, learner, result, seen, goes_on)
 
     def partial_fit(
@@ -334,13 +371,16 @@ class EpisodicMetaLearner(BaseMetaLearner):
         sample = representative(tasks, seeds.held_out)
         preparation, learner = self._prepared(sample, classes, seeds, goes_on)
         renewed = self._get_ready(learner, tasks, preparation, seeds, goes_on)
-        batches = self._one_pass(tasks, preparation, seeds.episodes)
+        rows, trained = features_once(
+            self, preparation, learner, sample, seeds, goes_on
+        )
+        batches = self._one_pass(tasks, rows, seeds.episodes)
         seen = _leakage.fingerprints(tasks)
         keeps_state = goes_on and not renewed
         state = _meta_training.resumed_optimizer(self) if keeps_state else None
         result = _meta_training.train(
             self,
-            learner,
+            trained,
             iter(batches),
             None,
             state,
@@ -426,6 +466,11 @@ class EpisodicMetaLearner(BaseMetaLearner):
         return view
 
     # Storing ---------------------------------------------------------------------
+
+    def __sklearn_clone__(self) -> Self:
+        copied = super().__sklearn_clone__()
+        copied.backbone_from = self.backbone_from  # it keeps its weights
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle: CPU tensors, optimizer only with warm_start."""

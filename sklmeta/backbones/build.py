@@ -21,6 +21,7 @@ from sklmeta.backbones.mlp import MLP
 from sklmeta.backbones.normalization import convert_batch_norm
 from sklmeta.backbones.parametrized import picklable
 from sklmeta.backbones.readiness import check_ready, copy_of, twice_differentiable
+from sklmeta.backbones.shapes import shape_hint
 
 __all__ = ["build_backbone", "call_seeded", "feature_size"]
 
@@ -110,19 +111,21 @@ def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:
     Raises
     ------
     ValueError
-        If the module fails on such rows, or returns something else than one vector of
-        features for each.
+        If the module fails on such rows, where its layers tell with the shape that it
+        is made for and how to get there; or if it returns something else than one
+        vector of features for each.
     """
     shape = (2, *_check_shape(input_shape))
-    probe = copy.deepcopy(module).eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices()):
-            features = probe(_zeros_like_parameters(module, shape))
-    except Exception as error:
-        raise ValueError(
-            f"The backbone fails on a batch of shape {shape}, which is two rows of "
-            f"shape {shape[1:]}: {type(error).__name__}: {error}"
-        ) from error
+    probe, rows = copy.deepcopy(module).eval(), _zeros_like_parameters(module, shape)
+    with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices()):
+        try:
+            features = probe(rows)
+        except Exception as error:
+            raise ValueError(
+                f"The backbone fails on a batch of shape {shape}, which is two rows of "
+                f"shape {shape[1:]}. {shape_hint(probe, rows)}".rstrip(". ")
+                + f". {type(error).__name__}: {error}"
+            ) from error
     if not isinstance(features, Tensor):
         raise ValueError(
             f"The backbone must return a tensor of shape (2, n_features) for a batch "

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklmeta.backbones.freezing import is_fixed
 from sklmeta.backbones.task_batch_norm import Statistics, TaskBatchNorm
 
 __all__ = [
@@ -44,9 +45,11 @@ _TORCH_BATCH_NORMS = (
 def batch_statistics(module: nn.Module, record: bool = False) -> Iterator[None]:
     """Let every `TaskBatchNorm` of a module use the batch's statistics.
 
-    Running averages are neither used nor moved, whatever mode the module is in. Works
-    inside `torch.vmap` and `torch.func.grad`. Like `torch.func.functional_call`, it
-    changes the module for its duration: two threads must not share one.
+    Running averages are neither used nor moved, whatever mode the module is in; but
+    for fixed layers (see `sklmeta.backbones.freezing`), which keep to theirs here and
+    in all functions of this file. Works inside `torch.vmap` and `torch.func.grad`. Like
+    `torch.func.functional_call`, it changes the module for its duration: two threads
+    must not share one.
 
     Parameters
     ----------
@@ -167,7 +170,7 @@ def _task_layers(module: nn.Module) -> dict[str, TaskBatchNorm]:
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, TaskBatchNorm)
+        if isinstance(layer, TaskBatchNorm) and not is_fixed(layer)
     }
 
 
@@ -184,8 +187,7 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     bool
         True if what it does with a row may depend on other rows.
     """
-    kinds = (TaskBatchNorm, _BatchNorm)
-    return any(isinstance(layer, kinds) for layer in module.modules())
+    return bool(_unfixed_norms(module))
 
 
 def mixes_rows(module: nn.Module) -> bool:
@@ -193,9 +195,16 @@ def mixes_rows(module: nn.Module) -> bool:
 
     So in training mode, and in layers without running averages.
     """
-    kinds = (TaskBatchNorm, _BatchNorm)
-    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    layers = _unfixed_norms(module)
     return any(layer.training or layer.running_mean is None for layer in layers)
+
+
+def _unfixed_norms(module: nn.Module) -> list[TaskBatchNorm | _BatchNorm]:
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, TaskBatchNorm | _BatchNorm) and not is_fixed(layer)
+    ]
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:

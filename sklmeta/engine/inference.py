@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sklmeta.engine.batches import Episodes, Rows
@@ -26,6 +26,7 @@ __all__ = [
     "adapt_and_predict",
     "draw_rows",
     "embedded",
+    "features_of",
     "is_on",
     "moved_to",
     "on_cpu",
@@ -193,16 +194,27 @@ def _with_features(
     assert parts is not None
     embed, on_features = parts
     on_features.sees_features = True
-    blocks = []
-    with _lock_of(learner), torch.no_grad():
-        for block in used.split(ROWS_EMBEDDED_AT_ONCE):
-            x = pool.take(block)
-            blocks.append(embed(x.double() if is_table else x))
-    features = torch.cat(blocks)
+    with _lock_of(learner):
+        features = features_of(embed, pool, used, double=is_table)
     x = features.new_zeros(pool.n_rows, features.shape[1])
     return on_features, pool.with_features(
         x.index_copy_(0, used.to(x.device), features)
     )
+
+
+def features_of(
+    embed: nn.Module, pool: RowPool, rows: Tensor, *, double: bool = False
+) -> Tensor:
+    """Return the features (n, n_features) that a module makes of rows of a pool.
+
+    Rows pass the module block by block, without gradients.
+    """
+    blocks = []
+    with torch.no_grad():
+        for block in rows.split(ROWS_EMBEDDED_AT_ONCE):
+            x = pool.take(block)
+            blocks.append(embed(x.double() if double else x))
+    return torch.cat(blocks)
 
 
 def predict_rows(learner: Learner, state: State, pool: RowPool) -> Tensor:

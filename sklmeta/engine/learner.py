@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sklmeta.backbones.freezing import mode_of_fixed
 from sklmeta.backbones.normalization import uses_batch_statistics
 from sklmeta.engine.batches import Episodes, Rows
 from sklmeta.engine.losses import cross_entropy, squared_error
@@ -105,6 +106,13 @@ class Learner(nn.Module):
             )
         self.task_type = task_type
         self.weights_id = WeightsId()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but fixed ones, which stay as they are."""
+        super().train(mode)
+        if mode:
+            mode_of_fixed(self)
+        return self
 
     def adapt(self, support: Rows) -> State:
         """Return the state of each task after seeing its support rows.

@@ -21,6 +21,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
+from sklmeta.backbones.freezing import is_fixed
 from sklmeta.engine.batches import Episodes
 from sklmeta.engine.eager import device_of, parts_of
 from sklmeta.engine.learner import Learner, Progress
@@ -102,8 +103,11 @@ class _EpisodeNet(NeuralNet):
 
     @cached_property
     def _modules_of_learner(self) -> list[nn.Module]:
-        """The learner's modules; looking them up costs more than asking them."""
-        return list(self.module_.modules())
+        """The modules that training sets the mode of.
+
+        Looking them up costs more than asking them.
+        """
+        return [layer for layer in self.module_.modules() if not is_fixed(layer)]
 
     def _zero_grad_optimizer(self, set_to_none: bool | None = None) -> None:
         optimizer = self.optimizer_

@@ -36,7 +36,6 @@ Understanding the Effectiveness of MAML", ICLR 2020, arXiv:1909.09157.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Unpack
 
 import torch
@@ -45,7 +44,7 @@ from torch import Tensor, nn
 from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Episodes, Rows
-from sklmeta.engine.learner import Learner, State, WeightsId
+from sklmeta.engine.learner import Learner, State
 from sklmeta.episodic import EpisodicRegressorMixin
 from sklmeta.gradient._estimator import (
     GradientMetaLearner,
@@ -172,10 +171,7 @@ class ANIL(GradientLearner):
         """
         if self.needs_equal_rows:
             return None
-        learner = copy.copy(self)  # an own view, which shares the head
-        learner._modules = {**self._modules, "backbone": nn.Identity()}
-        learner.weights_id = WeightsId()
-        return self.backbone, learner
+        return self.backbone, self._with_backbone(nn.Identity())
 
     def _adapted(
         self, features: Tensor, support: Rows, statistics: Statistics

@@ -53,7 +53,8 @@ from sklmeta._meta_training import Seeds
 from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta._preparation import Preparation
 from sklmeta.backbones.build import build_backbone, feature_size
-from sklmeta.backbones.film import insert_film
+from sklmeta.backbones.film import FiLM, insert_film
+from sklmeta.backbones.freezing import thaw
 from sklmeta.base import MetaClassifierMixin
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.learner import Learner, State
@@ -296,7 +297,7 @@ class _CAVIAEstimator(GradientMetaLearner):
             refuse_unused_film(backbone, input_shape)
             return backbone, n_features
         shape = (input_shape[0] + self.n_context,)
-        backbone = build_backbone(self.backbone, shape, seed=seed)
+        backbone = build_backbone(self._given_backbone, shape, seed=seed)
         try:
             return backbone, feature_size(backbone, shape)
         except ValueError as error:
@@ -305,6 +306,13 @@ class _CAVIAEstimator(GradientMetaLearner):
                 f"{input_shape[0]} features of each row, and the backbone must take "
                 f"all {shape[0]}; a callable gets that input shape. {error}"
             ) from error
+
+    def _freeze(self, backbone: nn.Module) -> None:
+        """Freeze all but the FiLM layers, through which contexts act."""
+        super()._freeze(backbone)
+        for layer in backbone.modules():
+            if isinstance(layer, FiLM):
+                thaw(layer)
 
     def _prepared(
         self, tasks: Any, classes: Any, seeds: Seeds, goes_on: bool

@@ -5,8 +5,9 @@ Axes: T tasks, S support rows, Q query rows, F features, N ways.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from sklmeta.backbones.normalization import (
 from sklmeta.backbones.readiness import twice_differentiable
 from sklmeta.engine.batches import Rows
 from sklmeta.engine.checkpoint import checkpointed
-from sklmeta.engine.learner import Learner, State, way_mask
+from sklmeta.engine.learner import Learner, State, WeightsId, way_mask
 from sklmeta.engine.mapping import (
     TaskFunction,
     map_module,
@@ -153,7 +154,19 @@ class GradientLearner(Learner):
             for name, weight in self.backbone.named_parameters()
             if weight.requires_grad
         }
+        if isinstance(self.head, FixedHead) and not self.training:
+            support = self._as_the_head_sees(support)
         return weights | self.initial_head(support)
+
+    def _as_the_head_sees(self, support: Rows) -> Rows:
+        """Return the rows that tell ways apart: features where these are always alike.
+
+        A learner on features, which has no others, then gives ways the same vectors.
+        """
+        if not self._adapts_head_alone:
+            return support
+        features = self.features({}, support.x)
+        return Rows(features, support.y, support.mask, support.n_way)
 
     def initial_head(
         self, support: Rows, features: Callable[[], Tensor] | None = None
@@ -247,6 +260,32 @@ class GradientLearner(Learner):
             Logits of ways, or numbers.
         """
         return self.outputs(state["parameters"], x, state["ways"], state["statistics"])
+
+    def on_features(self) -> tuple[nn.Module, Learner] | None:
+        """Return the backbone, and the adaptation of the head alone on its features.
+
+        Returns
+        -------
+        tuple of (nn.Module, GradientLearner), or None
+            None where weights of the backbone adapt, where it is all that is adapted,
+            or normalises by the rows of a task.
+        """
+        if not self._adapts_head_alone:
+            return None
+        return self.backbone, self._with_backbone(nn.Identity())
+
+    @property
+    def _adapts_head_alone(self) -> bool:
+        """Whether features of a row are the same before and after adaptation."""
+        adapts = _any_trained(self.backbone) or not self.adapts_weights
+        return not (adapts or self.head is None or self.needs_equal_rows)
+
+    def _with_backbone(self, backbone: nn.Module) -> Self:
+        """Return a view with another backbone; all other weights are shared."""
+        view = copy.copy(self)
+        view._modules = {**self._modules, "backbone": backbone}
+        view.weights_id = WeightsId()
+        return view
 
     # The net ---------------------------------------------------------------------
 

@@ -284,7 +284,7 @@ class SequenceEstimator(EpisodicMetaLearner):
     def _make_backbone(
         self, input_shape: tuple[int, ...], seed: int
     ) -> tuple[nn.Module, int]:
-        if self.backbone is not None:
+        if self._given_backbone is not None:
             return super()._make_backbone(input_shape, seed)
         return nn.Flatten(), torch.Size(input_shape).numel()
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
-from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from sklmeta._backbone_source import fitted_learner, prepared_by
 from sklmeta._preparation import Preparation, Settings
 from sklmeta.base import BaseMetaLearner
 from sklmeta.engine.embedding import EmbeddingLearner
@@ -31,35 +30,14 @@ def as_prepared_by(
     NotFittedError, TypeError, ValueError
         If it is not fitted, has no features of its own, or had other rows.
     """
-    name = type(meta).__name__
-    if not meta.__sklearn_is_fitted__():
-        raise NotFittedError(
-            f"backbone is a {name} that is not meta-trained. Call its fit(tasks) "
-            "first. scikit-learn's clone empties a meta-learner that is a parameter "
-            "value, as in {'backbone': [a, b]}: compare SimpleShotClassifier(a) and "
-            "SimpleShotClassifier(b) instead."
-        )
-    learner = getattr(meta, "learner_", getattr(meta, "_learner", None))
+    learner = fitted_learner(meta, "backbone")
     if not isinstance(learner, EmbeddingLearner):
         raise TypeError(
-            f"backbone is a {name}, whose features are not the same for all tasks. "
-            "Give a meta-learner that compares features of a fixed backbone, such as "
-            "ProtoNetClassifier, or a torch module."
+            f"backbone is a {type(meta).__name__}, whose features are not the same for "
+            "all tasks. Give a meta-learner that compares features of a fixed "
+            "backbone, such as ProtoNetClassifier, or a torch module."
         )
-    theirs, shape = meta._preparation, settings.image_shape
-    if shape not in (None, theirs.settings.image_shape):
-        raise ValueError(
-            f"image_shape={shape}, and the {name} given as backbone was meta-trained "
-            f"with image_shape={theirs.settings.image_shape}. Leave it out."
-        )
-    theirs.check_width(meta, tasks.rows())
-    settings = replace(settings, image_shape=theirs.settings.image_shape)
-    preparation = replace(
-        Preparation.learn(settings, tasks),
-        eight_bit=theirs.eight_bit,
-        x_mean=theirs.x_mean,
-        x_scale=theirs.x_scale,
-    )
+    preparation = prepared_by(meta, settings, tasks, parameter="backbone")
     backbone: nn.Module = on_cpu(learner).get_submodule("backbone")
     return preparation, copy.deepcopy(backbone)
 

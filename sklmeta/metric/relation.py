@@ -277,7 +277,7 @@ class RelationNetClassifier(MetaClassifierMixin, EpisodicMetaLearner):
         self, input_shape: tuple[int, ...], seed: int
     ) -> tuple[nn.Module, int]:
         """Return a new backbone, by default one that leaves images some pixels."""
-        if self.backbone is not None or len(input_shape) != 3:
+        if self._given_backbone is not None or len(input_shape) != 3:
             return super()._make_backbone(input_shape, seed)
         generator = torch.Generator().manual_seed(seed)
         backbone = ConvNet(input_shape, n_halvings=N_HALVINGS, generator=generator)

@@ -55,7 +55,7 @@ class ContextEstimator(ProbabilisticMetaLearner):
     def _make_backbone(
         self, input_shape: tuple[int, ...], seed: int
     ) -> tuple[nn.Module, int]:
-        if self.backbone is not None or len(input_shape) > 1:
+        if self._given_backbone is not None or len(input_shape) > 1:
             return super()._make_backbone(input_shape, seed)
         return nn.Flatten(), input_shape[0]
 

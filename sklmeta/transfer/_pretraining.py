@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 from skorch.history import History
+from torch import nn
 
 from sklmeta import _meta_training
 from sklmeta._meta_training import Seeds, representative
@@ -20,6 +21,7 @@ from sklmeta._parameters import (
 )
 from sklmeta._preparation import Preparation
 from sklmeta.backbones.build import feature_size
+from sklmeta.backbones.freezing import is_fixed
 from sklmeta.episodic import CommonParameters, EpisodicMetaLearner
 from sklmeta.transfer._training_rows import fit_head, n_classes_of, training_stream
 from sklmeta.transfer.finetune import FineTune
@@ -110,27 +112,26 @@ class PretrainedMetaLearner(EpisodicMetaLearner):
             return False
         tasks = representative(tasks, seeds.held_out)
         n_classes_of(tasks, preparation)  # refuses a single class
-        backbone = learner.backbone
-        n_features = feature_size(backbone, preparation.input_shape)
-        generator = torch.Generator().manual_seed(seeds.weights)
-        supervised = FineTune(
-            backbone,
-            n_features,
-            preparation.n_outputs,
-            generator=generator,
-            **self._pretraining_head(),
-        )
-        fit_head(supervised, tasks, preparation, seeds)
+        learner.pretrain_history = History()
         with self._while_pretraining(learner):
-            learner.pretrain_history = self._pretrain(
-                supervised, tasks, preparation, seeds
-            )
+            if self.pretrain_iter and not is_fixed(learner.backbone):
+                learner.pretrain_history = self._pretrain(
+                    learner.backbone, tasks, preparation, seeds
+                )
         return False
 
     def _pretrain(
-        self, learner: FineTune, tasks: Any, preparation: Preparation, seeds: Seeds
+        self, backbone: nn.Module, tasks: Any, preparation: Preparation, seeds: Seeds
     ) -> History:
-        """Train a learner on rows, in place; return the history."""
+        """Train a backbone on rows, in place; return the history."""
+        learner = FineTune(
+            backbone,
+            feature_size(backbone, preparation.input_shape),
+            preparation.n_outputs,
+            generator=torch.Generator().manual_seed(seeds.weights),
+            **self._pretraining_head(),
+        )
+        fit_head(learner, tasks, preparation, seeds)
         own: Any = copy.copy(self)
         own.outer_lr, own._step_sizes = self.pretrain_lr, ("pretrain_lr",)
         own.callbacks, own.early_stopping = None, False
