@@ -6,6 +6,7 @@ from sklmeta.datasets.gaussian_processes import (
     GaussianProcessTasks,
     make_gaussian_process_tasks,
 )
+from sklmeta.datasets.images import resize_images
 from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.mixing import MixedTasks
 from sklmeta.datasets.omniglot import fetch_omniglot
@@ -30,4 +31,5 @@ __all__ = [
     "load_digits_pool",
     "make_gaussian_process_tasks",
     "make_sinusoids",
+    "resize_images",
 ]
