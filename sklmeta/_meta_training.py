@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from skorch.history import History
 
 from sklmeta import _episodes
+from sklmeta._domains import domain_names
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
@@ -46,6 +47,7 @@ __all__ = [
     "new_learner",
     "on_cpu",
     "one_pass",
+    "refuse_other_domains",
     "representative",
     "resumed_optimizer",
     "split_held_out",
@@ -137,6 +139,41 @@ def training_spec(estimator: Any, preparation: Preparation) -> EpisodeSpec:
     return episode_spec(estimator, preparation, **estimator._training_counts())
 
 
+def refuse_other_domains(weights: Any, tasks: Any) -> None:
+    """Refuse weights that are not of the domains of tasks.
+
+    Raises
+    ------
+    ValueError
+        If there are no domains, or naming those that are missing or unknown.
+    """
+    if weights is None:
+        return
+    if not isinstance(tasks, TaskSet | ClassPool):
+        raise ValueError(
+            f"domain_weights={weights!r} weighs the domains of given tasks, and a "
+            f"{type(tasks).__name__} draws its own. Leave domain_weights=None; "
+            "MixedTasks has weights for its sources."
+        )
+    known = domain_names(tasks.rows().domains)
+    if not known:
+        raise ValueError(
+            f"domain_weights={weights!r} weighs domains, and the tasks have none. Give "
+            "domains by TaskSet.from_domains or ClassPool.from_domains, or leave "
+            "domain_weights=None."
+        )
+    if isinstance(weights, str):
+        return
+    missing = [name for name in known if name not in weights]
+    unknown = [name for name in weights if name not in known]
+    if missing or unknown:
+        what, which = ("lacks", missing) if missing else ("names", unknown)
+        raise ValueError(
+            f"domain_weights {what} {which}; the domains of the tasks are {known}. "
+            "Give each of them a weight; 0 draws nothing from it."
+        )
+
+
 def training_episodes(
     estimator: Any, tasks: Any, preparation: Preparation, seed: int
 ) -> Iterator[Episodes]:
@@ -145,7 +182,8 @@ def training_episodes(
     generator = torch.Generator().manual_seed(seed)
     spec, batch_size = training_spec(estimator, preparation), estimator.batch_size
     if isinstance(tasks, TaskSet | ClassPool):
-        sampler = EpisodeSampler(preparation.pool(tasks, device), spec)
+        pool = preparation.pool(tasks, device)
+        sampler = EpisodeSampler(pool, spec, estimator.domain_weights)
         batches = _episodes.endless_batches(sampler, batch_size, generator)
     else:
         batches = _episodes.sampled_batches(
