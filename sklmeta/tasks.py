@@ -218,7 +218,7 @@ def is_tasks(X: Any) -> bool:
 def is_domains(X: Any) -> bool:
     """Tell a dict of domains, or a list of class pools, which are domains too."""
     if isinstance(X, Mapping):
-        return True
+        return not hasattr(X, "shape")  # SciPy has sparse matrices that are dicts
     is_list = isinstance(X, (list, tuple)) and not isinstance(X, (TaskSet, ClassPool))
     return is_list and len(X) > 0 and all(isinstance(x, ClassPool) for x in X)
 

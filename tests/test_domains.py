@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import dok_array
 
 from sklmeta.datasets import MixedTasks, load_digits_pool, make_sinusoids
 from sklmeta.model_selection import TaskKFold
@@ -291,6 +292,11 @@ def test_domains_bring_their_own_targets(pool):
 def test_classes_of_one_pool_are_no_domains():
     with pytest.raises(TypeError, match="Domain 0 is one class of a pool"):
         as_tasks(list(load_digits_pool()))
+
+
+def test_sparse_rows_that_are_a_dict_are_no_domains():
+    with pytest.raises(TypeError, match="made of a dok_array"):
+        as_tasks(dok_array((2, 2)), [0, 1], groups=[0, 1])
 
 
 @pytest.mark.parametrize(
