@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklmeta._domains import domain_names, domain_rows, refuse_no_domains
 from sklmeta._indexing import PooledTuple
 from sklmeta._pooling import (
     Container,
@@ -19,6 +21,7 @@ from sklmeta._pooling import (
     concat_rows,
     sorted_groups,
     take_rows,
+    task_name,
 )
 
 
@@ -71,6 +74,62 @@ class ClassPool(PooledTuple):
             X, y = take_rows(X, order), y[order]
         rows = PooledRows(X, y, offsets, np.zeros(len(offsets) - 1, dtype=bool))
         return cls._of_rows(rows)
+
+    @classmethod
+    def from_domains(cls, pools: Mapping[Any, ClassPool]) -> Self:
+        """Join class pools from several sources, each with a name: its domain.
+
+        An episode takes all its classes from one domain: to tell a letter from a leaf
+        teaches nothing. Of meta-training, `domain_weights` says how often each domain
+        is drawn from; elsewhere all classes are as likely.
+
+        Parameters
+        ----------
+        pools : dict of domain name to ClassPool
+            The classes of each domain; a domain that they already have gives way.
+
+        Returns
+        -------
+        pool : ClassPool
+            All classes, domain after domain; `y` holds strings, "domain/label".
+
+        Raises
+        ------
+        TypeError
+            If `pools` is no dict, or a domain is no ClassPool.
+        ValueError
+            If there are none, or rows of domains differ in shape; the message names
+            the domains.
+
+        See Also
+        --------
+        sklmeta.datasets.resize_images : Brings images of several domains to one size.
+        TaskSet.from_domains : The same of tasks.
+
+        Examples
+        --------
+        >>> from sklmeta.datasets import load_digits_pool
+        >>> digits = load_digits_pool()
+        >>> pool = ClassPool.from_domains({"even": digits[::2], "odd": digits[1::2]})
+        >>> pool
+        ClassPool(10 classes, 174 to 183 rows each, rows of shape (8, 8), 2 domains)
+        >>> pool.classes[:2].tolist()
+        ['even/0', 'even/2']
+        >>> pool[pool.domains == "odd"]
+        ClassPool(5 classes, 179 to 183 rows each, rows of shape (8, 8), 1 domain)
+        """
+        refuse_no_domains(pools, "classes")
+        parts = {
+            task_name(domain, "domain"): _labelled(domain, pool)
+            for domain, pool in pools.items()
+        }
+        labels = [y for rows in parts.values() for y in rows.y[rows.offsets[:-1]]]
+        if len(set(labels)) < len(labels):
+            twice = max(labels, key=labels.count)
+            raise ValueError(
+                f"Two classes would be called {twice!r}; rename a domain or a class."
+            )
+        return cls._of_rows(domain_rows(parts, labels))
 
     @classmethod
     def _of_rows(cls, rows: PooledRows) -> Self:
@@ -128,6 +187,13 @@ class ClassPool(PooledTuple):
         """Labels of the classes in order of their first appearance in the data."""
         return self._rows.y[self._rows.offsets[self._positions]]
 
+    @property
+    def domains(self) -> NDArray[Any]:
+        """Domains of the classes, shape (n_classes,); None where there is none."""
+        if self._rows.domains is None:
+            return np.full(len(self), None)
+        return self._rows.domains[self._positions]
+
     def __add__(self, other: Any) -> Self:
         if not isinstance(other, ClassPool):
             return self.__radd__(other)
@@ -148,7 +214,11 @@ class ClassPool(PooledTuple):
         n_classes = "1 class" if len(self) == 1 else f"{len(self)} classes"
         n_rows = f"{low}" if low == high else f"{low} to {high}"
         shape = self._rows.row_shape
-        return f"ClassPool({n_classes}, {n_rows} rows each, rows of shape {shape})"
+        text = f"{n_classes}, {n_rows} rows each, rows of shape {shape}"
+        if self._rows.domains is not None:
+            n_domains = len(domain_names(self.domains))
+            text += f", {n_domains} domain{'s' if n_domains > 1 else ''}"
+        return f"ClassPool({text})"
 
     def __reduce__(self) -> Any:
         return type(self)._of_rows, (self.rows().detached(),)
@@ -166,6 +236,21 @@ class _OneClass(ClassPool):
 
     def __iter__(self) -> Iterator[Any]:
         return tuple.__iter__(self)
+
+
+def _labelled(domain: Any, pool: Any) -> PooledRows:
+    """Return the rows of one domain, its name in front of each label."""
+    if not isinstance(pool, ClassPool) or isinstance(pool, _OneClass):
+        what = "one class of a pool" if isinstance(pool, _OneClass) else None
+        raise TypeError(
+            f"Domain {domain!r} is {what or f'a {type(pool).__name__}'}, expected a "
+            "ClassPool. Tasks are joined by TaskSet.from_domains."
+        )
+    if not len(pool):
+        raise ValueError(f"Domain {domain!r} has no classes; leave it out.")
+    rows = pool.rows()
+    labels = [f"{domain}/{task_name(label)}" for label in pool.classes.tolist()]
+    return replace(rows, y=np.array(labels, dtype=object).repeat(rows.sizes))
 
 
 def _as_labels(y: Any) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sklmeta._task_rows import representative
 from sklmeta.engine.batches import Episodes, similar_sizes
@@ -123,6 +124,9 @@ def hold_out(
 ) -> tuple[Any, Any]:
     """Split tasks (classes of a pool) into those to train on and those held out.
 
+    Of a pool, classes of each domain are held out for themselves; none of a domain that
+    has too few.
+
     Raises
     ------
     ValueError
@@ -130,19 +134,35 @@ def hold_out(
     """
     is_pool = isinstance(tasks, ClassPool)
     least = MIN_HELD_OUT_TASKS
+    groups = [np.arange(len(tasks))]
     if is_pool:
         least = bounds(DEFAULT_WAYS if n_way is None else n_way, "n_way")[1]
-    n_held = max(ceil(fraction * len(tasks)), least)
-    n_left = len(tasks) - n_held
+        groups = _by_domain(tasks.domains)
+    n_total = max(map(len, groups))
+    n_held = max(ceil(fraction * n_total), least)
+    n_left = n_total - n_held
     if n_left < (least if is_pool else 1):
         unit = "classes" if is_pool else "tasks"
+        unit += " of the largest domain" * (len(groups) > 1)
         raise ValueError(
-            f"{reason} holds out max(ceil({fraction} * {len(tasks)}), "
-            f"{least}) = {n_held} of {len(tasks)} {unit}, which leaves {n_left}: too "
+            f"{reason} holds out max(ceil({fraction} * {n_total}), "
+            f"{least}) = {n_held} of {n_total} {unit}, which leaves {n_left}: too "
             "few to train on. Give more, pass validation_tasks= to fit, or turn it off."
         )
-    order = np.random.default_rng(seed).permutation(len(tasks))
-    return tasks[np.sort(order[n_held:])], tasks[np.sort(order[:n_held])]
+    rng, held = np.random.default_rng(seed), np.zeros(len(tasks), dtype=bool)
+    for group in groups:
+        n_held = max(ceil(fraction * len(group)), least)
+        if len(group) - n_held >= (least if is_pool else 1):
+            held[group[rng.permutation(len(group))[:n_held]]] = True
+    return tasks[~held], tasks[held]
+
+
+def _by_domain(domains: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """Return the positions of each domain."""
+    found: dict[Any, list[int]] = {}
+    for position, domain in enumerate(domains.tolist()):
+        found.setdefault(domain, []).append(position)
+    return [np.array(positions) for positions in found.values()]
 
 
 def scoring_seed(random_state: Any) -> int:

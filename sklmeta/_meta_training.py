@@ -21,6 +21,9 @@ from skorch.history import History
 
 from sklmeta import _episodes
 from sklmeta._backbone_source import prepared_by
+
+
+from sklmeta._domains import domain_names
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation, Settings
@@ -47,6 +50,7 @@ __all__ = [
     "new_learner",
     "on_cpu",
     "one_pass",
+    "refuse_other_domains",
     "representative",
     "resumed_optimizer",
     "split_held_out",
@@ -143,11 +147,49 @@ def training_spec(estimator: Any, preparation: Preparation) -> EpisodeSpec:
 
 
 def training_sampler(
-    estimator: Any, tasks: TaskSet | ClassPool, preparation: Preparation
+    estimator: Any,
+    tasks: TaskSet | ClassPool,
+    preparation: Preparation,
+    domain_weights: Any = None,
 ) -> EpisodeSampler:
     """Return what training episodes are drawn by."""
     pool = preparation.pool(tasks, resolve_device(estimator.device))
-    return EpisodeSampler(pool, training_spec(estimator, preparation))
+    return EpisodeSampler(pool, training_spec(estimator, preparation), domain_weights)
+
+
+def refuse_other_domains(weights: Any, tasks: Any) -> None:
+    """Refuse weights that are not of the domains of tasks.
+
+    Raises
+    ------
+    ValueError
+        If there are no domains, or naming those that are missing or unknown.
+    """
+    if weights is None:
+        return
+    if not isinstance(tasks, TaskSet | ClassPool):
+        raise ValueError(
+            f"domain_weights={weights!r} weighs the domains of given tasks, and a "
+            f"{type(tasks).__name__} draws its own. Leave domain_weights=None; "
+            "MixedTasks has weights for its sources."
+        )
+    known = domain_names(tasks.rows().domains)
+    if not known:
+        raise ValueError(
+            f"domain_weights={weights!r} weighs domains, and the tasks have none. Give "
+            "domains by TaskSet.from_domains or ClassPool.from_domains, or leave "
+            "domain_weights=None."
+        )
+    if isinstance(weights, str):
+        return
+    missing = [name for name in known if name not in weights]
+    unknown = [name for name in weights if name not in known]
+    if missing or unknown:
+        what, which = ("lacks", missing) if missing else ("names", unknown)
+        raise ValueError(
+            f"domain_weights {what} {which}; the domains of the tasks are {known}. "
+            "Give each of them a weight; 0 draws nothing from it."
+        )
 
 
 def training_episodes(
@@ -157,7 +199,8 @@ def training_episodes(
     generator = torch.Generator().manual_seed(seed)
     batch_size = estimator.batch_size
     if isinstance(tasks, TaskSet | ClassPool):
-        sampler = training_sampler(estimator, tasks, preparation)
+        weights = estimator.domain_weights
+        sampler = training_sampler(estimator, tasks, preparation, weights)
         batches = _episodes.endless_batches(sampler, batch_size, generator)
     else:
         device = resolve_device(estimator.device)

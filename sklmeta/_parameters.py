@@ -21,6 +21,7 @@ __all__ = [
     "check_calibrate",
     "check_choice",
     "check_common_parameters",
+    "check_domain_weights",
     "check_fraction",
     "check_integer",
     "check_mixed_precision",
@@ -94,6 +95,12 @@ support_order : {"random", "first"}, default="random"
 small_tasks : {"shrink", "drop", "raise"}, default="shrink"
     What to do with tasks that have no query row left after `n_shot` support rows: use
     fewer support rows, leave the task out, or refuse.
+
+domain_weights : "equal" or dict of domain to weight, default=None
+    How often a task, or a class of a `ClassPool`, of each domain is trained on (see
+    `TaskSet.from_domains`): None takes every task as often as any other, "equal" every
+    domain; a dict has a share for each, up to a factor. Held-out tasks are drawn alike
+    whatever the weights, and `partial_fit` takes each task once.
 
 image_shape : tuple of int, default=None
     (H, W) or (H, W, C): rows of `X` are flattened images of that shape.
@@ -243,6 +250,7 @@ def check_common_parameters(estimator: Any) -> None:
         "warm_start",
     ):
         check_choice(name, getattr(estimator, name), (True, False))
+    check_domain_weights(estimator.domain_weights)
     check_positive("outer_lr", estimator.outer_lr)
     as_bytes(estimator.memory_limit)
     check_fraction("validation_fraction", estimator.validation_fraction)
@@ -255,6 +263,23 @@ def check_common_parameters(estimator: Any) -> None:
         or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape)
     ):
         raise ValueError(f"image_shape must be (H, W) or (H, W, C), got {shape!r}.")
+
+
+def check_domain_weights(weights: Any) -> None:
+    """Raise TypeError or ValueError unless `weights` can weigh domains."""
+    if isinstance(weights, Mapping):
+        for domain, weight in weights.items():
+            check_not_negative(f"domain_weights[{domain!r}]", weight)
+        if not sum(weights.values()) > 0:
+            raise ValueError(
+                "domain_weights must have at least one weight above 0, got "
+                f"{dict(weights)!r}."
+            )
+    elif weights is not None and not (isinstance(weights, str) and weights == "equal"):
+        raise (ValueError if isinstance(weights, str) else TypeError)(
+            "domain_weights must be None, 'equal', or a dict of a weight for each "
+            f"domain, got {shown(weights)}."
+        )
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -7,7 +7,7 @@ it only by the estimators.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,6 +40,8 @@ class PooledRows:
         True where the task came with a fixed support mask.
     support : ndarray of shape (R,), dtype=bool, or None
         Fixed support masks; all False in tasks without one, None if no task has one.
+    domains : ndarray of shape (T,), dtype=object, or None
+        Where tasks are from; None in tasks without one, None if no task has one.
     """
 
     X: Container
@@ -47,6 +49,7 @@ class PooledRows:
     offsets: NDArray[np.int64]
     has_support: NDArray[np.bool_]
     support: NDArray[np.bool_] | None = None
+    domains: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -77,8 +80,9 @@ class PooledRows:
         shift = np.repeat(self.offsets[tasks] - offsets[:-1], sizes)
         index = np.arange(offsets[-1]) + shift
         support = None if self.support is None else self.support[index]
+        domains = None if self.domains is None else self.domains[tasks]
         X, y = take_rows(self.X, index), self.y[index]
-        return PooledRows(X, y, offsets, self.has_support[tasks], support)
+        return PooledRows(X, y, offsets, self.has_support[tasks], support, domains)
 
     def _run(self, start: int, stop: int) -> PooledRows:
         """Return the tasks from `start` to `stop - 1` as views."""
@@ -90,6 +94,7 @@ class PooledRows:
             self.offsets[start : stop + 1] - self.offsets[start],
             self.has_support[start:stop],
             support,
+            None if self.domains is None else self.domains[start:stop],
         )
 
     def detached(self) -> PooledRows:
@@ -97,8 +102,11 @@ class PooledRows:
         if not isinstance(self.X, Tensor):
             return self
         # A pickled tensor brings its whole storage along, a clone only its own rows.
-        X = self.X.clone()
-        return PooledRows(X, self.y, self.offsets, self.has_support, self.support)
+        return replace(self, X=self.X.clone())
+
+    def in_domain(self, domain: Any) -> PooledRows:
+        """Return the same rows, all tasks of one domain."""
+        return replace(self, domains=as_domains([domain] * len(self), len(self)))
 
 
 def slice_rows(X: Container, rows: slice) -> Container:
@@ -169,6 +177,7 @@ def pool_rows(
     *,
     names: Sequence[Any] = (None,),
     support: Any = None,
+    domains: Any = None,
 ) -> PooledRows:
     """Check the rows of many tasks, or of one (no `offsets`), and pool them."""
     where = task_label(names[0]) if offsets is None else ""
@@ -180,11 +189,28 @@ def pool_rows(
     offsets = offsets.astype(np.int64, copy=False)
     _check_offsets(offsets, len(y), names)
     n_tasks = len(names)
+    domains = as_domains(domains, n_tasks)
     if support is None:
-        return PooledRows(X, y, offsets, np.zeros(n_tasks, dtype=bool))
+        has_support = np.zeros(n_tasks, dtype=bool)
+        return PooledRows(X, y, offsets, has_support, None, domains)
     mask = as_mask(support, len(y), where)
     _check_mask_sizes(mask, offsets, names)
-    return PooledRows(X, y, offsets, np.ones(n_tasks, dtype=bool), mask)
+    return PooledRows(X, y, offsets, np.ones(n_tasks, dtype=bool), mask, domains)
+
+
+def as_domains(domains: Any, n_tasks: int) -> NDArray[Any] | None:
+    """Return the domain of each task as an array."""
+    if domains is None:
+        return None
+    if len(domains) != n_tasks:
+        raise ValueError(f"Got {len(domains)} domains for {n_tasks} tasks.")
+    values = [task_name(domain, "domain") for domain in domains]
+    if all(value is None for value in values):
+        return None
+    array = np.empty(n_tasks, dtype=object)
+    for position, value in enumerate(values):  # one by one, as values can be tuples
+        array[position] = value
+    return array
 
 
 def check_lengths(X: Container, y: NDArray[Any], where: str) -> None:
@@ -256,7 +282,16 @@ def concat_rows(parts: Sequence[PooledRows], names: Sequence[Any]) -> PooledRows
     offsets = np.concatenate(([0], np.cumsum(sizes)))
     X = _concat_containers([part.X for part in parts])
     y = _concat_arrays([part.y for part in parts])
-    return PooledRows(X, y, offsets, has_support, support)
+    domains = None
+    if any(part.domains is not None for part in parts):
+        none = np.array([None])
+        domains = np.concatenate(
+            [
+                none.repeat(len(part)) if part.domains is None else part.domains
+                for part in parts
+            ]
+        )
+    return PooledRows(X, y, offsets, has_support, support, domains)
 
 
 def task_label(name: Any) -> str:
@@ -334,20 +369,25 @@ def group_codes(
     ]
 
 
-def task_name(name: Any) -> Any:
-    """Return a task's name as a Python scalar; an integral float becomes an int."""
+def task_name(name: Any, what: str = "name") -> Any:
+    """Return a task's name as a Python scalar; an integral float becomes an int.
+
+    Its domain too: `what` is what messages call it.
+    """
     if getattr(name, "ndim", None) == 0 and hasattr(name, "item"):
         name = name.item()
     if isinstance(name, float):
         if np.isnan(name):
-            raise ValueError("A task's name is NaN; give a name, or None for none.")
+            raise ValueError(
+                f"A task's {what} is NaN; give a {what}, or None for none."
+            )
         if name.is_integer():
             name = int(name)
     try:
         hash(name)
     except TypeError:
         raise TypeError(
-            f"A task's name must be hashable, such as a str or int; got {name!r}."
+            f"A task's {what} must be hashable, such as a str or int; got {name!r}."
         ) from None
     return name
 

@@ -78,7 +78,7 @@ def scored_episodes(
     sampler = EpisodeSampler(pool, spec)
     names = [f"Task {name!r}" for name in task_names(tasks)]
     if isinstance(tasks, ClassPool):
-        names = ["An episode"]
+        names = ["An episode"] * len(names)  # of any domain
     for index in _episodes.scoring_parts(sampler, seed):
         yield from _unpadded(index, names)
 

@@ -7,6 +7,7 @@ what labels mean, which shared labels there are, how many targets.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -117,13 +118,16 @@ class TaskSchema(ABC):
             _checks.sorted_classes(y)
             most = max(len(np.unique(y[rows.task(t)])) for t in range(len(rows)))
             return replace(self, labels="local", most_ways=most, usual_ways=most)
-        if len(tasks) < 2:
+        most = len(tasks)
+        if rows.domains is not None:  # an episode has classes of one domain
+            most = max(Counter(rows.domains.tolist()).values())
+        if most < 2:
+            of_one = "" if rows.domains is None else " of one domain"
             raise ValueError(
-                f"{self.settings.name} needs a ClassPool of at least 2 classes, "
-                f"got {len(tasks)} class."
+                f"{self.settings.name} needs a ClassPool of at least 2 classes"
+                f"{of_one}, got {most} class."
             )
-        most, usual = len(tasks), min(len(tasks), 5)
-        return replace(self, labels="local", most_ways=most, usual_ways=usual)
+        return replace(self, labels="local", most_ways=most, usual_ways=min(most, 5))
 
     def _with_shared_labels(
         self, tasks: TaskSet, rows: PooledRows, listed: Any
@@ -307,14 +311,16 @@ class TaskSchema(ABC):
         """Return features `x` with the coded labels or targets of their tasks."""
         rows, names = tasks.rows(), task_names(tasks)
         if isinstance(tasks, ClassPool):
-            return RowPool.from_classes(x, rows.offsets, names, device)
+            return RowPool.from_classes(x, rows.offsets, names, device, rows.domains)
         y: NDArray[Any]
         if self.settings.classifies:
             y = self.coded_labels(tasks)
         else:
             numbers = _checks.target_numbers(rows, names, self.settings.name)
             y = self.encode_targets(numbers)
-        return RowPool.from_tasks(x, y, rows.offsets, names, rows.support, device)
+        return RowPool.from_tasks(
+            x, y, rows.offsets, names, rows.support, device, rows.domains
+        )
 
     def encode_targets(self, y: NDArray[Any]) -> NDArray[Any]:
         """Return checked targets (R, n_outputs) in the scale learners see."""

@@ -39,6 +39,9 @@ class Task:
     support : array-like of shape (n_rows,), dtype=bool, default=None
         Fixed mask of the rows to adapt on (calibration rows); the others are to be
         predicted. None lets each episode draw its own.
+    domain : hashable, default=None
+        Name of the source that the task is from, if there are several: a hospital, a
+        kind of sensor. See `TaskSet.from_domains`.
 
     Raises
     ------
@@ -60,9 +63,17 @@ class Task:
     _pool: TaskPool
     _position: int
 
-    def __init__(self, X: Any, y: Any, name: Any = None, *, support: Any = None):
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        name: Any = None,
+        *,
+        support: Any = None,
+        domain: Any = None,
+    ):
         name = task_name(name)
-        rows = pool_rows(X, y, names=(name,), support=support)
+        rows = pool_rows(X, y, names=(name,), support=support, domains=[domain])
         pool = TaskPool(rows, (name,), np.array([name is not None]))
         object.__setattr__(self, "_pool", pool)
         object.__setattr__(self, "_position", 0)
@@ -106,6 +117,12 @@ class Task:
     def named(self) -> bool:
         """Whether the name was given, rather than being a position."""
         return bool(self._pool.named[self._position])
+
+    @property
+    def domain(self) -> Any:
+        """Name of the source that the task is from, or None."""
+        domains = self._pool.rows.domains
+        return None if domains is None else domains[self._position]
 
     def __len__(self) -> int:
         offsets = self._pool.rows.offsets

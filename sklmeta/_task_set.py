@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from typing import Any, Literal, Self, SupportsIndex, overload
@@ -11,6 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sklmeta._domains import (
+    domain_names,
+    domain_rows,
+    domains_of_tasks,
+    refuse_no_domains,
+)
 from sklmeta._indexing import PooledTuple, as_positions
 from sklmeta._pooling import (
     PooledRows,
@@ -116,6 +122,7 @@ class TaskSet(PooledTuple):
         *,
         labels: Literal["shared", "local"] = "shared",
         support: Any = None,
+        domains: Any = None,
     ) -> Self:
         """Make one task of each group of rows.
 
@@ -131,6 +138,8 @@ class TaskSet(PooledTuple):
             What class labels mean, see `TaskSet`.
         support : array-like of shape (n_rows,), dtype=bool, default=None
             Fixed mask of the rows to adapt on.
+        domains : array-like of shape (n_rows,), default=None
+            Domain of each row's task, see `from_domains`.
 
         Returns
         -------
@@ -142,8 +151,9 @@ class TaskSet(PooledTuple):
         TypeError
             If X is sparse, or a name is not hashable.
         ValueError
-            If lengths differ, a row has no group, or `support` leaves a task no row
-            to adapt on or none to predict.
+            If lengths differ, a row has no group or no domain, rows of one task have
+            several domains, or `support` leaves a task no row to adapt on or none to
+            predict.
         """
         X, y = as_container(X, ""), as_targets(y, "")
         check_lengths(X, y, "")
@@ -152,8 +162,10 @@ class TaskSet(PooledTuple):
             X, y = take_rows(X, order), y[order]
             if support is not None:
                 support = as_mask(support, len(order), "")[order]
+        if domains is not None:
+            domains = domains_of_tasks(domains, order, offsets, names)
         return cls.from_offsets(
-            X, y, offsets, names=names, labels=labels, support=support
+            X, y, offsets, names=names, labels=labels, support=support, domains=domains
         )
 
     @classmethod
@@ -165,6 +177,7 @@ class TaskSet(PooledTuple):
         task: Any,
         features: Sequence[Any] | None = None,
         support: Any = None,
+        domain: Any = None,
         labels: Literal["shared", "local"] = "shared",
     ) -> Self:
         """Make one task of each group of rows of a DataFrame.
@@ -181,6 +194,8 @@ class TaskSet(PooledTuple):
             Columns to predict from; None takes all that are nothing else.
         support : str, default=None
             Column of bools that fixes the rows to adapt on.
+        domain : str, default=None
+            Column that says which domain the row's task is of, see `from_domains`.
         labels : {"shared", "local"}, default="shared"
             What class labels mean, see `TaskSet`.
 
@@ -192,18 +207,92 @@ class TaskSet(PooledTuple):
         Raises
         ------
         TypeError
-            If `df` is no DataFrame, or `task` or `support` names several columns.
+            If `df` is no DataFrame, or `task`, `support` or `domain` names several
+            columns.
         ValueError
-            If a column is missing or has two roles, a row has no task, or no features
-            are left.
+            If a column is missing or has two roles, a row has no task or no domain,
+            rows of one task have several domains, or no features are left.
         """
         roles = [*(target if isinstance(target, list) else [target]), task]
-        roles += [] if support is None else [support]
+        roles += [column for column in (support, domain) if column is not None]
         features = feature_columns(df, roles, features)
-        mask = None if support is None else df[support].to_numpy()
         return cls.from_arrays(
-            df[features], df[target], df[task], labels=labels, support=mask
+            df[features],
+            df[target],
+            df[task],
+            labels=labels,
+            support=None if support is None else df[support].to_numpy(),
+            domains=None if domain is None else df[domain],
         )
+
+    @classmethod
+    def from_domains(
+        cls,
+        tasks: Mapping[Any, TaskSet | Iterable[Task | tuple[Any, Any]]],
+        *,
+        labels: Literal["shared", "local"] = "shared",
+    ) -> Self:
+        """Join tasks from several sources, each with a name: its domain.
+
+        Meta-learners learn what all have in common. Their `domain_weights` says how
+        often each domain is drawn from, `evaluate` tells the scores of each.
+
+        Parameters
+        ----------
+        tasks : dict of domain name to TaskSet, or to list of Task or (X, y) pairs
+            The tasks of each domain; a domain that they already have gives way.
+        labels : {"shared", "local"}, default="shared"
+            What class labels of lists mean, see `TaskSet`; a TaskSet has its own.
+
+        Returns
+        -------
+        tasks : TaskSet
+            All tasks, domain after domain. Names stay as they are, unless two domains
+            have one in common: then each becomes "domain/name".
+
+        Raises
+        ------
+        TypeError
+            If `tasks` is no dict, or a domain holds something else than tasks.
+        ValueError
+            If there are none, or domains differ in their features or `labels`; the
+            message names the domains.
+
+        See Also
+        --------
+        ClassPool.from_domains : The same of classes, for few-shot classification.
+        sklmeta.datasets.MixedTasks : A source that goes on drawing tasks, simulated
+            ones too.
+
+        Examples
+        --------
+        >>> from sklmeta.datasets import make_sinusoids
+        >>> tasks = TaskSet.from_domains(
+        ...     {
+        ...         "hospital": make_sinusoids(3, random_state=0),
+        ...         "clinic": make_sinusoids(2, random_state=1),
+        ...     }
+        ... )
+        >>> tasks[tasks.domains == "clinic"]
+        TaskSet(2 tasks, 20 rows each, 1 feature, 1 domain)
+        """
+        refuse_no_domains(tasks, "tasks")
+        sets = {
+            task_name(domain, "domain"): _as_domain(domain, part, labels)
+            for domain, part in tasks.items()
+        }
+        (first, one), *others = sets.items()
+        for domain, other in others:
+            if other.labels != one.labels:
+                raise ValueError(
+                    f"Domain {first!r} has labels={one.labels!r} and domain {domain!r} "
+                    f"labels={other.labels!r}: make both the same with "
+                    "TaskSet(tasks, labels=...)."
+                )
+        named = np.concatenate([part.named for part in sets.values()])
+        names = _number_unnamed(_names_in_domains(sets), named)
+        rows = domain_rows({d: part.rows() for d, part in sets.items()}, names)
+        return cls._of_pool(TaskPool(rows, names, named), one.labels)
 
     @classmethod
     def from_offsets(
@@ -215,6 +304,7 @@ class TaskSet(PooledTuple):
         names: Sequence[Any] | None = None,
         labels: Literal["shared", "local"] = "shared",
         support: Any = None,
+        domains: Any = None,
     ) -> Self:
         """Make a TaskSet of rows that already lie task after task, without a copy.
 
@@ -232,6 +322,8 @@ class TaskSet(PooledTuple):
             What class labels mean, see `TaskSet`.
         support : array-like of shape (n_rows,), dtype=bool, default=None
             Fixed mask of the rows to adapt on.
+        domains : sequence of hashable, default=None
+            Domain of each task, see `from_domains`.
 
         Returns
         -------
@@ -259,7 +351,7 @@ class TaskSet(PooledTuple):
             names = tuple(range(n_tasks))
         else:
             names = _unique_names([task_name(name) for name in names], named)
-        rows = pool_rows(X, y, offsets, names=names, support=support)
+        rows = pool_rows(X, y, offsets, names=names, support=support, domains=domains)
         return cls._of_pool(TaskPool(rows, names, named), labels)
 
     @classmethod
@@ -304,6 +396,14 @@ class TaskSet(PooledTuple):
         """Which names were given rather than being positions, shape (n_tasks,)."""
         return self._pool.named[self._positions]
 
+    @property
+    def domains(self) -> NDArray[Any]:
+        """Domains of the tasks, shape (n_tasks,); None where there is none."""
+        domains = self._pool.rows.domains
+        if domains is None:
+            return np.full(len(self), None)
+        return domains[self._positions]
+
     def rows(self) -> PooledRows:
         """Return the rows of these tasks in order.
 
@@ -325,9 +425,9 @@ class TaskSet(PooledTuple):
         Returns
         -------
         table : DataFrame with the task names as index
-            Columns `n_rows`; `n_support` where masks are fixed; `n_labels` (distinct
-            targets that are not floats); `y_mean` and `y_std` of numbers. Several
-            outputs are numbered.
+            Columns `domain` where there are any; `n_rows`; `n_support` where masks are
+            fixed; `n_labels` (distinct targets that are not floats); `y_mean` and
+            `y_std` of numbers. Several outputs are numbered.
         """
         return task_summary(self.rows(), self.names)
 
@@ -345,7 +445,7 @@ class TaskSet(PooledTuple):
         -------
         df : DataFrame
             Columns: task, features (named x0, x1, ... if they had no names), target,
-            and `support` where masks are fixed.
+            `support` where masks are fixed, and `domain` where there are any.
 
         Raises
         ------
@@ -384,6 +484,8 @@ class TaskSet(PooledTuple):
         ]
         if self.labels != "shared":
             parts.append(f"labels={self.labels!r}")
+        if self._pool.rows.domains is not None:
+            parts.append(count_text(len(domain_names(self.domains)), "domain"))
         return f"TaskSet({', '.join(parts)})"
 
     def __reduce__(self) -> Any:
@@ -430,3 +532,33 @@ def _number_unnamed(names: Sequence[Any], named: NDArray[np.bool_]) -> tuple[Any
 
 def _given_names(tasks: TaskSet) -> set[Any]:
     return {name for name, given in zip(tasks.names, tasks.named, strict=True) if given}
+
+
+def _names_in_domains(sets: Mapping[Any, TaskSet]) -> list[Any]:
+    """Return all names, with the domain in front if two domains have one in common."""
+    given = [_given_names(tasks) for tasks in sets.values()]
+    clash = len(set().union(*given)) < sum(map(len, given))
+    return [
+        f"{domain}/{name}" if clash and is_given else name
+        for domain, tasks in sets.items()
+        for name, is_given in zip(tasks.names, tasks.named, strict=True)
+    ]
+
+
+def _as_domain(domain: Any, tasks: Any, labels: Any) -> TaskSet:
+    """Return the tasks of one domain as a TaskSet."""
+    if isinstance(tasks, TaskSet):
+        if not len(tasks):
+            raise ValueError(f"Domain {domain!r} has no tasks; leave it out.")
+        return tasks
+    if not isinstance(tasks, list):
+        raise TypeError(
+            f"Domain {domain!r} is a {type(tasks).__name__}; expected a TaskSet, or a "
+            "list of Task or (X, y) pairs. Class pools are joined by "
+            "ClassPool.from_domains, sources that draw tasks by MixedTasks; a single "
+            "task gets its name by Task(X, y, name)."
+        )
+    try:
+        return TaskSet(tasks, labels=labels)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Domain {domain!r}: {error}") from error

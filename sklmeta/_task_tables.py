@@ -16,7 +16,8 @@ from sklmeta._pooling import Container, PooledRows
 
 def task_summary(rows: PooledRows, names: Sequence[Any]) -> pd.DataFrame:
     """Describe each task in one row; see `TaskSet.summary`."""
-    table = {"n_rows": rows.sizes}
+    table = {} if rows.domains is None else {"domain": rows.domains}
+    table["n_rows"] = rows.sizes
     if rows.support is not None:
         table["n_support"] = np.add.reduceat(
             rows.support, rows.offsets[:-1], dtype=np.int64
@@ -47,6 +48,8 @@ def task_frame(
         extra |= {f"{target}{j}": rows.y[:, j] for j in range(rows.y.shape[1])}
     if rows.support is not None:
         extra["support"] = rows.support
+    if rows.domains is not None:
+        extra["domain"] = np.repeat(rows.domains, rows.sizes)
     clash = [name for name in extra if name in features.columns]
     if clash:
         raise ValueError(
@@ -101,15 +104,16 @@ def feature_columns(
     for role in roles:
         if isinstance(role, (pd.Series, pd.Index, pd.DataFrame, np.ndarray)):
             raise TypeError(
-                "target, task and support are names of columns of df, got an object "
-                f"of type {type(role).__name__}. Give the name, or a list for target."
+                "target, task, support and domain are names of columns of df, got an "
+                f"object of type {type(role).__name__}. Give the name, or a list for "
+                "target."
             )
     if isinstance(features, str):
         raise TypeError(f"features must be a list of columns, got {features!r}.")
     if any(isinstance(role, (list, dict, set)) for role in roles):
         raise TypeError(
-            "task and support name one column each; make one of several task columns "
-            "with df.groupby(columns).ngroup()."
+            "task, support and domain name one column each; make one of several "
+            "columns with df.groupby(columns).ngroup()."
         )
     if not df.columns.is_unique:
         name = df.columns[df.columns.duplicated()][0]
@@ -125,8 +129,8 @@ def feature_columns(
     twice = [column for column, times in Counter(wanted).items() if times > 1]
     if twice:
         raise ValueError(
-            f"Column {twice[0]!r} is asked for twice; target, task, support and "
-            "features must be different columns."
+            f"Column {twice[0]!r} is asked for twice; target, task, support, domain "
+            "and features must be different columns."
         )
     if not len(features):
         raise ValueError("No columns are left to predict from.")

@@ -56,6 +56,7 @@ class CommonParameters(TypedDict, total=False):
     n_query: Any
     support_order: str
     small_tasks: str
+    domain_weights: Any
     image_shape: Any
     normalize_x: bool
     outer_lr: float
@@ -117,6 +118,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         n_query: Any = 15,
         support_order: str = "random",
         small_tasks: str = "shrink",
+        domain_weights: Any = None,
         image_shape: Any = None,
         normalize_x: bool = True,
         outer_lr: float = 1e-3,
@@ -144,6 +146,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         self.n_query = n_query
         self.support_order = support_order
         self.small_tasks = small_tasks
+        self.domain_weights = domain_weights
         self.image_shape = image_shape
         self.normalize_x = normalize_x
         self.outer_lr = outer_lr
@@ -305,6 +308,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
         goes_on = self.warm_start and hasattr(self, "learner_")
         seeds = self._start(goes_on)
         tasks = as_tasks(X, y, groups)
+        _meta_training.refuse_other_domains(self.domain_weights, tasks)
         sample = representative(tasks, seeds.held_out)
         preparation, learner = self._prepared(sample, None, seeds, goes_on)
         train_tasks, held_out = _meta_training.split_held_out(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +148,9 @@ def as_tasks(
     ----------
     X : TaskSet, ClassPool, TaskDistribution, list of Task or of (X, y) pairs, or \
             array-like of shape (n_rows, n_features)
-        Tasks, or the rows of all tasks in long format.
+        Tasks, or the rows of all tasks in long format. A dict of domain name to
+        ClassPool or to tasks is joined by `from_domains`, as is a list of ClassPools,
+        whose domains are called by position.
     y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
         Targets of rows in long format; None with tasks.
     groups : array-like, default=None
@@ -174,6 +177,8 @@ def as_tasks(
     """
     if isinstance(X, ValidationTasks):
         X = X.tasks
+    if is_domains(X):
+        X = _of_domains(X)
     if isinstance(X, Task):
         raise TypeError(
             f"Got one task, {X!r}; expected many. Give a list, [task], or to adapt a "
@@ -201,13 +206,29 @@ def as_tasks(
 
 def is_tasks(X: Any) -> bool:
     """Tell tasks in any form from rows in long format."""
-    if isinstance(X, (TaskSet, ClassPool)):
+    if isinstance(X, (TaskSet, ClassPool)) or is_domains(X):
         return True
     if isinstance(X, (list, tuple)):
         return not X or isinstance(X[0], Task) or all(map(_is_pair, X))
     if isinstance(X, np.ndarray):
         return X.dtype == object and X.ndim == 1 and len(X) > 0 and is_tasks(list(X))
     return isinstance(X, TaskDistribution)
+
+
+def is_domains(X: Any) -> bool:
+    """Tell a dict of domains, or a list of class pools, which are domains too."""
+    if isinstance(X, Mapping):
+        return not hasattr(X, "shape")  # SciPy has sparse matrices that are dicts
+    is_list = isinstance(X, (list, tuple)) and not isinstance(X, (TaskSet, ClassPool))
+    return is_list and len(X) > 0 and all(isinstance(x, ClassPool) for x in X)
+
+
+def _of_domains(X: Any) -> TaskSet | ClassPool:
+    """Join domains; those of a list are called by position."""
+    parts = X if isinstance(X, Mapping) else dict(enumerate(X))
+    if any(isinstance(part, ClassPool) for part in parts.values()):
+        return ClassPool.from_domains(parts)
+    return TaskSet.from_domains(parts)
 
 
 def _is_pair(item: Any) -> bool:

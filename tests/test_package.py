@@ -93,7 +93,7 @@ def test_private_names_are_recognised(code, private):
 
 
 # Which rooms may be looked into from a room; algorithms stand above all of these.
-TASKS = r"tasks|_task\w*|_pooling|_indexing|_class_pool"
+TASKS = r"tasks|_task\w*|_domains|_pooling|_indexing|_class_pool"
 ROOMS = {
     rf"({TASKS})\.py": TASKS,
     r"backbones/": "backbones",

@@ -7,6 +7,7 @@ from sklmeta.datasets.gaussian_processes import (
     make_gaussian_process_tasks,
 )
 from sklmeta.datasets.glyphs import Glyphs, make_glyphs
+from sklmeta.datasets.images import resize_images
 from sklmeta.datasets.leaves import fetch_leaves100
 from sklmeta.datasets.medmnist import fetch_medmnist
 from sklmeta.datasets.mixing import MixedTasks
@@ -35,4 +36,5 @@ __all__ = [
     "make_gaussian_process_tasks",
     "make_glyphs",
     "make_sinusoids",
+    "resize_images",
 ]

@@ -49,6 +49,7 @@ class MixedTasks(TaskDistribution):
     --------
     GaussianProcessTasks : Simulated regression tasks.
     Sinusoids : The same of sine waves.
+    TaskSet.from_domains : Real tasks from several sources, as one TaskSet.
 
     Notes
     -----
@@ -60,6 +61,11 @@ class MixedTasks(TaskDistribution):
     Tasks lose their names, so nothing can warn where one is scored that was
     meta-trained on. Keep real tasks for testing out of `sources`. Early stopping and
     ``calibrate=`` do hold some real tasks of each source out, by `hold_out`.
+
+    Where all tasks are real and few enough to be held in memory, better join them by
+    ``TaskSet.from_domains``, and weigh sources by ``domain_weights=`` of the
+    meta-learner: names, splitters and warnings of leakage go on to work, and scores are
+    told by domain. `MixedTasks` is for sources that draw tasks, as simulators do.
 
     Examples
     --------
@@ -108,7 +114,7 @@ class MixedTasks(TaskDistribution):
         Returns
         -------
         tasks : TaskSet of length n_tasks
-            Tasks without names; a fixed support mask of a real task is kept.
+            Tasks without names; fixed support masks and domains are kept.
 
         Raises
         ------
@@ -348,4 +354,11 @@ def _unnamed(tasks: TaskSet, columns: Any) -> TaskSet:
         X = pd.DataFrame(X, columns=columns)
     support: NDArray[np.bool_] | None = rows.support
     labels: Any = tasks.labels
-    return TaskSet.from_offsets(X, rows.y, rows.offsets, labels=labels, support=support)
+    return TaskSet.from_offsets(
+        X,
+        rows.y,
+        rows.offsets,
+        labels=labels,
+        support=support,
+        domains=rows.domains,
+    )

@@ -95,17 +95,22 @@ class EpisodeSampler:
         The tasks' rows.
     spec : EpisodeSpec
         What an episode is made of. `small_tasks` is applied here, once.
+    domain_weights : "equal" or mapping of domain to weight, default=None
+        How often `draw` takes a task of each domain of the pool. None: every task, or
+        every class of a class pool, is as likely as any other.
 
     Attributes
     ----------
     task_ids : Tensor of shape (n_usable,)
-        The tasks of the pool that episodes are drawn from.
+        The tasks of the pool that episodes are drawn from; the domains of a class pool
+        that has several.
 
     Raises
     ------
     ValueError
         If a task is small and ``spec.small_tasks="raise"``, if no task can make an
-        episode, or if `per_class` meets targets that are no class indices.
+        episode, if no usable task is of a domain with a weight, or if `per_class` meets
+        targets that are no class indices.
 
     Warns
     -----
@@ -124,9 +129,15 @@ class EpisodeSampler:
     (torch.Size([2, 2, 3]), torch.Size([2, 3, 3]))
     """
 
-    def __init__(self, pool: RowPool, spec: EpisodeSpec) -> None:
+    def __init__(
+        self,
+        pool: RowPool,
+        spec: EpisodeSpec,
+        domain_weights: str | Mapping[Hashable, float] | None = None,
+    ) -> None:
         self.pool = pool
         self.spec = spec
+        self._domain_weights = domain_weights
         self._of_units(usable_units(pool, spec))
 
     def _of_units(self, units: Units) -> None:
@@ -136,6 +147,8 @@ class EpisodeSampler:
         self._n_units = units.task.bincount(minlength=self.pool.n_tasks)
         self._first_unit = self._n_units.cumsum(0) - self._n_units
         self.task_ids = self._n_units.nonzero()[:, 0]
+        weights = self._domain_weights
+        self._shares = _domain_shares(self.pool, self._n_units, weights)
 
     def among(
         self, *, tasks: Tensor | None = None, classes: Tensor | None = None
@@ -167,7 +180,8 @@ class EpisodeSampler:
     def draw(self, n_episodes: int, generator: torch.Generator) -> EpisodeIndex:
         """Draw episodes of random tasks.
 
-        No task comes twice before every usable task has come once.
+        No task comes twice before every usable task (of its domain, where domains are
+        weighed) has come once.
 
         Parameters
         ----------
@@ -188,14 +202,8 @@ class EpisodeSampler:
         """
         if n_episodes < 1:
             raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
-        n_tasks = len(self.task_ids)
-        rounds = -(-n_episodes // n_tasks)
-        keys = torch.empty(rounds, n_tasks, dtype=torch.int64)
-        keys.random_(generator=generator)
-        order = keys.topk(min(n_tasks, n_episodes)).indices.flatten()[:n_episodes]
-        return self._episodes(
-            self.task_ids[order], _random_seeds(n_episodes, generator)
-        )
+        tasks = self._random_tasks(n_episodes, generator)
+        return self._episodes(tasks, _random_seeds(n_episodes, generator))
 
     def all_tasks(self, generator: torch.Generator) -> EpisodeIndex:
         """Draw one episode of every usable task, in task order.
@@ -276,6 +284,19 @@ class EpisodeSampler:
             `y` holds ways where episodes are drawn class by class, else the pool's.
         """
         return gather(self.pool, index)
+
+    def _random_tasks(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Draw the task of each episode; its domain first, where these are weighed."""
+        if self._shares is None:
+            return _in_rounds(self.task_ids, n_episodes, generator)
+        domain_of_task = _domain_of_tasks(self.pool)[self.task_ids]
+        domain = self._shares.multinomial(n_episodes, True, generator=generator)
+        tasks = torch.empty_like(domain)
+        for number in domain.unique().tolist():
+            episodes = domain == number
+            own = self.task_ids[domain_of_task == number]
+            tasks[episodes] = _in_rounds(own, int(episodes.sum()), generator)
+        return tasks
 
     def _episodes(self, tasks: Tensor, seeds: Tensor) -> EpisodeIndex:
         """Draw one episode for each task and seed."""
@@ -440,6 +461,48 @@ def _wrapped(seeds: Any) -> Tensor:
     """Return integers of any size as int64."""
     wrapped = [operator.index(seed) % 2**64 for seed in seeds]
     return torch.from_numpy(np.array(wrapped, dtype=np.uint64).view(np.int64))
+
+
+def _domain_of_tasks(pool: RowPool) -> Tensor:
+    """Return the number of each task's domain; tasks of a class pool are domains."""
+    assert pool.domain is not None
+    return torch.arange(pool.n_tasks) if pool.is_class_pool else pool.domain
+
+
+def _domain_shares(
+    pool: RowPool, n_units: Tensor, weights: str | Mapping[Hashable, float] | None
+) -> Tensor | None:
+    """Return how likely each domain is, up to a factor; (D,).
+
+    None: each task is as likely, so that it takes no look at its domain.
+    """
+    if weights is None:
+        is_one = not pool.is_class_pool or int((n_units > 0).sum()) == 1
+        return None if is_one else n_units.double()
+    if pool.domain is None:
+        raise ValueError("domain_weights weigh the domains of a pool, which has none.")
+    shares = torch.ones(len(pool.domain_names), dtype=torch.float64)
+    if not isinstance(weights, str):
+        listed = [weights.get(name, 0.0) for name in pool.domain_names]
+        shares = torch.tensor(listed, dtype=torch.float64)
+    usable = _domain_of_tasks(pool)[n_units > 0].bincount(minlength=len(shares)) > 0
+    if not bool((shares * usable).any()):
+        names = [name for name, s in zip(pool.domain_names, shares, strict=True) if s]
+        raise ValueError(
+            "domain_weights leave nothing to draw from: no task of the domains with a "
+            f"weight above 0, {names}, can make an episode. Give other weights, tasks "
+            "with more rows, or small_tasks='shrink'."
+        )
+    return shares * usable
+
+
+def _in_rounds(tasks: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Return `n` of the tasks, none twice before every one of them has come once."""
+    rounds = -(-n // len(tasks))
+    keys = torch.empty(rounds, len(tasks), dtype=torch.int64)
+    keys.random_(generator=generator)
+    order = keys.topk(min(len(tasks), n)).indices.flatten()[:n]
+    return tasks[order]
 
 
 def _random_seeds(n_episodes: int, generator: torch.Generator) -> Tensor:

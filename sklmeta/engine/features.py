@@ -54,6 +54,7 @@ class FeaturePool(RowPool):
             names=pool.names,
             support=pool.support,
             is_class_pool=pool.is_class_pool,
+            domains=pool.domain_of_each(),
         )
         self._is_known = torch.zeros(pool.n_rows, dtype=torch.bool)
         self._is_known[first] = True

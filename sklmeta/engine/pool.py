@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 __all__ = ["RowPool"]
@@ -33,6 +34,16 @@ class RowPool:
     is_class_pool : bool, default=False
         Whether this is one task made of many classes, `names` being theirs and `y`
         their positions (see `from_classes`).
+    domains : sequence of hashable, of the length of `names`, default=None
+        Where each task (class of a class pool) is from. A class pool of several domains
+        has one task for each, since an episode takes all its classes from one.
+
+    Attributes
+    ----------
+    domain_names : tuple of hashable
+        The domains, in order of first appearance; empty if there are none.
+    domain : Tensor of int64, of the length of `names`, or None
+        Number of each task's (class's) domain.
 
     Raises
     ------
@@ -59,6 +70,7 @@ class RowPool:
         names: Sequence[Hashable],
         support: ArrayLike | Tensor | None = None,
         is_class_pool: bool = False,
+        domains: Sequence[Hashable] | NDArray[Any] | None = None,
     ) -> None:
         self.x = x
         self.y = y
@@ -70,6 +82,11 @@ class RowPool:
             else _tensor(support).to(dtype=torch.bool, device="cpu")
         )
         self.is_class_pool = is_class_pool
+        self.domain_names = tuple(dict.fromkeys(() if domains is None else domains))
+        self.domain: Tensor | None = None
+        if domains is not None:
+            number = {name: i for i, name in enumerate(self.domain_names)}
+            self.domain = torch.tensor([number[name] for name in domains])
         self._validate()
 
     @classmethod
@@ -81,6 +98,7 @@ class RowPool:
         names: Sequence[Hashable],
         support: ArrayLike | Tensor | None = None,
         device: torch.device | str = "cpu",
+        domains: Sequence[Hashable] | NDArray[Any] | None = None,
     ) -> RowPool:
         """Move the rows of a set of tasks to `device`.
 
@@ -98,6 +116,8 @@ class RowPool:
             Fixed support rows.
         device : torch.device or str, default="cpu"
             Where features and targets live.
+        domains : sequence of hashable, length n_tasks, default=None
+            Where each task is from.
 
         Returns
         -------
@@ -105,7 +125,7 @@ class RowPool:
             The pool; it shares memory with `x` and `y` where the device allows it.
         """
         x, y = _tensor(x).to(device), _tensor(y).to(device)
-        return cls(x, y, offsets, names=names, support=support)
+        return cls(x, y, offsets, names=names, support=support, domains=domains)
 
     @classmethod
     def from_classes(
@@ -114,6 +134,7 @@ class RowPool:
         offsets: ArrayLike | Tensor,
         names: Sequence[Hashable],
         device: torch.device | str = "cpu",
+        domains: Sequence[Hashable] | NDArray[Any] | None = None,
     ) -> RowPool:
         """Make one task out of many classes, from which N-way episodes are drawn.
 
@@ -127,11 +148,14 @@ class RowPool:
             Labels of the classes.
         device : torch.device or str, default="cpu"
             Where features and targets live.
+        domains : sequence of hashable, length n_classes, default=None
+            Where each class is from.
 
         Returns
         -------
         RowPool
-            A pool of one task, whose `y` are class positions 0..n_classes-1.
+            A pool of one task (one for each domain), whose `y` are class positions
+            0..n_classes-1.
 
         Raises
         ------
@@ -147,7 +171,7 @@ class RowPool:
         if len(names) != len(sizes):
             raise ValueError(f"got {len(names)} names for {len(sizes)} classes.")
         y = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)
-        return cls(x, y, [0, len(x)], names=names, is_class_pool=True)
+        return cls(x, y, [0, len(x)], names=names, is_class_pool=True, domains=domains)
 
     def with_features(self, x: Tensor) -> RowPool:
         """Return the same rows with other features (R, *F)."""
@@ -158,12 +182,28 @@ class RowPool:
             names=self.names,
             support=self.support,
             is_class_pool=self.is_class_pool,
+            domains=self.domain_of_each(),
         )
+
+    def domain_of_each(self) -> list[Hashable] | None:
+        """Return the domain of each task (class of a class pool); None without any."""
+        if self.domain is None:
+            return None
+        return [self.domain_names[number] for number in self.domain.tolist()]
 
     @property
     def n_tasks(self) -> int:
-        """How many tasks there are; a class pool is one."""
+        """How many tasks there are; a class pool is one, or one for each domain."""
+        if self.is_class_pool and self.domain is not None:
+            return len(self.domain_names)
         return len(self.offsets) - 1
+
+    def task_of_rows(self) -> Tensor:
+        """Return the task, or a class pool's domain, of each row; (R,), on the CPU."""
+        if self.is_class_pool and self.domain is not None:
+            return self.domain[self.y.cpu()]
+        n_tasks = len(self.offsets) - 1
+        return torch.arange(n_tasks).repeat_interleave(self.offsets.diff())
 
     @property
     def n_rows(self) -> int:
@@ -222,6 +262,10 @@ class RowPool:
             )
         if not self.is_class_pool and len(self.names) != self.n_tasks:
             raise ValueError(f"got {len(self.names)} names for {self.n_tasks} tasks.")
+        if self.domain is not None and len(self.domain) != len(self.names):
+            raise ValueError(
+                f"got {len(self.domain)} domains for {len(self.names)} names."
+            )
         if self.support is not None and self.support.shape != (len(self.x),):
             raise ValueError(
                 f"support must be of shape ({len(self.x)},), "

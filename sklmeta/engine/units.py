@@ -97,7 +97,7 @@ def usable_units(pool: RowPool, spec: EpisodeSpec) -> Units:
     if bool(left_out.all()):
         raise ValueError(_nothing_left(pool, spec, units, keep, ways))
     if bool(small_tasks.any()):
-        _warn(pool, spec, small, keep, small_tasks, left_out)
+        _warn(pool, spec, units, small, keep, small_tasks, left_out)
     return units.where(keep & ~left_out[units.task])
 
 
@@ -115,7 +115,7 @@ def _class_units(pool: RowPool) -> Units:
             f"labels; y is {pool.y.dtype} of shape {tuple(pool.y.shape)}."
         )
     y = pool.y.cpu()
-    task = torch.arange(pool.n_tasks).repeat_interleave(pool.offsets.diff())
+    task = pool.task_of_rows()
     rows = y.argsort(stable=True)
     rows = rows[task[rows].argsort(stable=True)]
     y, task = y[rows], task[rows]
@@ -160,6 +160,7 @@ def _per_task(flag: Tensor, units: Units, pool: RowPool) -> Tensor:
 def _warn(
     pool: RowPool,
     spec: EpisodeSpec,
+    units: Units,
     small: Tensor,
     keep: Tensor,
     small_tasks: Tensor,
@@ -169,8 +170,7 @@ def _warn(
     rows = f"fewer than {n_shot + 1} rows (n_shot={n_shot} and one query row)"
     if pool.is_class_pool:
         found = f"{int(small.sum())} of {len(small)} classes have {rows}"
-        if int(keep.sum()) < ways:
-            found += f", and {int(keep.sum())} classes are too few for n_way={ways}"
+        found += _lacking(_per_task(keep, units, pool), ways)
         lost = f"classes left out altogether: {int((~keep).sum())}"
     else:
         found = f"{int(small_tasks.sum())} of {pool.n_tasks} tasks have {rows}"
@@ -186,12 +186,27 @@ def _warn(
     warnings.warn(f"{found}. {done}; {lost}.", SmallTaskWarning, stacklevel=4)
 
 
+def _lacking(n_classes: Tensor, ways: int) -> str:
+    """Say whether a class pool, or domains of one, have too few classes."""
+    lacking = n_classes[n_classes < ways].tolist()
+    if not lacking:
+        return ""
+    where = f" in {len(lacking)} of {len(n_classes)} domains"
+    n = " or ".join(map(str, sorted(set(lacking))))
+    return (
+        f", and {n} classes{where * (len(n_classes) > 1)} are too few for n_way={ways}"
+    )
+
+
 def _refusal(
     pool: RowPool, spec: EpisodeSpec, units: Units, small: Tensor, task: int
 ) -> str:
     """Say what the first small task lacks."""
     own = units.task == task
-    name = "The class pool" if pool.is_class_pool else f"Task {pool.names[task]!r}"
+    name = f"Task {pool.names[task]!r}"
+    if pool.is_class_pool:
+        several = pool.n_tasks > 1
+        name = f"Domain {pool.domain_names[task]!r}" if several else "The class pool"
     remedy = "or set small_tasks='shrink' or 'drop'."
     if not bool((own & small).any()):
         return (
@@ -227,7 +242,10 @@ def _nothing_left(
         found = f"the best of {pool.n_tasks} tasks has {best} such classes"
         needs = f"{ways} classes of {rows} each"
         if pool.is_class_pool:
-            found = f"the class pool has {best} such classes of {len(pool.names)}"
+            whose = (
+                "best domain of the class pool" if pool.n_tasks > 1 else "class pool"
+            )
+            found = f"the {whose} has {best} such classes of {len(pool.names)}"
     else:
         needs = rows
         found = f"the largest of {pool.n_tasks} tasks has {int(units.size.max())}"

@@ -43,6 +43,7 @@ def episode_tasks(drawn: DrawnEpisodes) -> TaskSet:
         offsets,
         np.ones(len(drawn), dtype=bool),
         support,
+        drawn.domains,
     )
     named = np.zeros(len(drawn), dtype=bool)
     pool = TaskPool(rows, tuple(drawn.names), named)

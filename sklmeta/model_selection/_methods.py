@@ -270,6 +270,9 @@ def score_frame(
     """Return scores (B, n_metrics) with one row per metric and episode."""
     n = len(metrics)
     tasks = pd.Series(drawn.names, dtype=object)
+    if drawn.domains is not None:
+        domains = pd.Series(np.tile(drawn.domains, n), dtype=object)
+        first["domain"] = domains.infer_objects()
     return pd.DataFrame(
         {
             **first,

@@ -115,6 +115,17 @@ class DrawnEpisodes:
             return [names[t] for t in self.task.tolist()]
         return [tuple(self.classes_of(e).tolist()) for e in range(len(self))]
 
+    @cached_property
+    def domains(self) -> NDArray[Any] | None:
+        """Domain of each episode, shape (B,); None if the tasks have none."""
+        if self.rows.domains is None:
+            return None
+        if self.unit == "task":
+            return self.rows.domains[self.task]
+        first = self.support.values[self.support.start]  # of the episode's classes
+        place = np.searchsorted(self.rows.offsets, first, side="right") - 1
+        return self.rows.domains[place]
+
     def label(self, episode: int) -> str:
         """Return what messages call an episode."""
         if self.unit == "episode":
@@ -341,7 +352,7 @@ def _label_pool(tasks: TaskSet | ClassPool, labels: _Labels | None) -> RowPool:
     rows, names = tasks.rows(), task_names(tasks)
     x = np.zeros((len(rows.y), 0), dtype=np.float32)
     if isinstance(tasks, ClassPool):
-        return RowPool.from_classes(x, rows.offsets, names)
+        return RowPool.from_classes(x, rows.offsets, names, domains=rows.domains)
     y = np.zeros(len(x), dtype=np.int64) if labels is None else labels.own_codes
     return RowPool.from_tasks(x, y, rows.offsets, names, rows.support)
 

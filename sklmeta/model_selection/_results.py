@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class Evaluation:
     Attributes
     ----------
     scores : DataFrame
-        One row per episode and metric: `task` (for a ClassPool the episode's classes),
-        `episode`, `metric`, `score`.
+        One row per episode and metric: `domain` where tasks have any, `task` (for a
+        ClassPool the episode's classes), `episode`, `metric`, `score`.
     unit : {"task", "episode"}
         What the interval is over.
     confidence : float
@@ -83,6 +83,21 @@ class Evaluation:
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 
+    def by_domain(self) -> pd.DataFrame:
+        """Return mean and interval of each metric on the tasks of each domain.
+
+        Returns
+        -------
+        DataFrame with domains and metrics as index
+            The columns of `summary`.
+
+        Raises
+        ------
+        ValueError
+            If the tasks have no domains.
+        """
+        return _by_domain(self)
+
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         summary = self.summary()
         rows = [[str(m), *_mean_cells(row)] for m, row in summary.iterrows()]
@@ -117,7 +132,8 @@ class Comparison:
     ----------
     scores : DataFrame
         One row per method, episode and metric: `method`, with cross-validation `fold`,
-        `task` (for a ClassPool the episode's classes), `episode`, `metric`, `score`.
+        `domain` where tasks have any, `task` (for a ClassPool the episode's classes),
+        `episode`, `metric`, `score`.
     unit : {"task", "episode"}
         What the intervals are over.
     confidence : float
@@ -178,6 +194,21 @@ class Comparison:
                 for method, own in means.items()
             ]
         return pd.DataFrame(rows).set_index("method")
+
+    def by_domain(self) -> pd.DataFrame:
+        """Return what `summary` does for the tasks of each domain.
+
+        Returns
+        -------
+        DataFrame with domains and methods as index
+            The columns of `summary`.
+
+        Raises
+        ------
+        ValueError
+            If the tasks have no domains.
+        """
+        return _by_domain(self)
 
     def _direction(self, metric: str) -> int:
         """Return 1 or -1 where more or less is better, 0 where neither is by itself.
@@ -240,6 +271,20 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return html_table(*self._table())
+
+
+def _by_domain(result: Evaluation | Comparison) -> pd.DataFrame:
+    """Return the summaries of the scores in each domain, one above the other."""
+    if "domain" not in result.scores:
+        raise ValueError(
+            "The tasks that were judged have no domains. Give them one: Task(X, y, "
+            "domain=...), TaskSet.from_domains or ClassPool.from_domains."
+        )
+    domains = result.scores.groupby("domain", sort=False, dropna=False)
+    summaries = {
+        domain: replace(result, scores=own).summary() for domain, own in domains
+    }
+    return pd.concat(summaries, names=["domain"])
 
 
 def _by_unit(scores: pd.DataFrame, unit: str) -> NDArray[np.float64]:

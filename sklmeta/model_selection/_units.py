@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklmeta._pooling import group_codes
-from sklmeta.tasks import ClassPool, TaskDistribution, is_tasks
+from sklmeta.tasks import ClassPool, TaskDistribution, is_domains, is_tasks
 
 __all__ = ["Units", "units_of"]
 
@@ -45,6 +45,13 @@ def units_of(X: Any, groups: Any, families: str) -> Units:
         raise TypeError(
             f"A {type(X).__name__} draws fresh tasks whenever asked, so there is "
             "nothing to split. Draw some to be split: X.sample(n_tasks, random_state)."
+        )
+    if is_domains(X):
+        raise TypeError(
+            f"A {type(X).__name__} of domains could be split into folds of domains or "
+            "of their tasks. Join it: ClassPool.from_domains or TaskSet.from_domains "
+            "of a dict. TaskKFold(families='together') with groups=tasks.domains then "
+            "keeps domains whole."
         )
     n_items = X.shape[0] if hasattr(X, "shape") else len(X)
     if not is_tasks(X):

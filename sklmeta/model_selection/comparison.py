@@ -132,6 +132,10 @@ def evaluate(
     90 % instead of 95 % of them cover the mean where accuracies are distributed as
     Beta(19, 1).
 
+    Where tasks have domains, `scores` names them and `by_domain` sums up each. Episodes
+    of a ClassPool take every class equally often, so that a domain of few classes gets
+    few of them; judge it by itself, ``pool[pool.domains == "digits"]``, to see more.
+
     Where a metric has no value, as ROC AUC on query rows that lack a class, `scores`
     holds NaN, and one warning says how often; means leave such episodes out.
 

@@ -92,7 +92,23 @@ class HardTasks:
         n_seen.index_add_(0, classes[seen], torch.ones_like(shares[seen]))
         mean = (total / n_seen).nan_to_num(torch.inf)  # those not seen come last
         order = (mean + 2.0 * ~is_worst).argsort()  # the worst of an episode first
-        return order[: max(int(is_worst.sum()), n_ways)]
+        return self._enough(order, is_worst, n_ways)
+
+    def _enough(self, order: Tensor, is_worst: Tensor, n_ways: int) -> Tensor:
+        """Return the worst classes in order; of each domain none, or enough for ways.
+
+        An episode has classes of one domain. If none was failed at, all domains count.
+        """
+        domain = self.sampler.pool.domain
+        if domain is None:
+            return order[: max(int(is_worst.sum()), n_ways)]
+        kept = []
+        for number in domain.unique():
+            own = order[domain[order] == number]
+            n_worst = int(is_worst[own].sum())
+            if n_worst or not bool(is_worst.any()):
+                kept.append(own[: max(n_worst, n_ways)])
+        return torch.cat(kept)
 
     def _classes(self, index: EpisodeIndex, n_ways: int) -> Tensor:
         """Return the class of each way of each episode, (B, N); 0 where it has none."""

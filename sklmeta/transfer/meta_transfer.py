@@ -233,6 +233,7 @@ class MetaTransferClassifier(MetaClassifierMixin, PretrainedMetaLearner, ANILEst
     ) -> Iterator[Episodes]:
         if self.hard_tasks is None or not isinstance(tasks, TaskSet | ClassPool):
             return super()._training_stream(learner, tasks, preparation, seed)
-        sampler = training_sampler(self, tasks, preparation)
+        weights = self.domain_weights
+        sampler = training_sampler(self, tasks, preparation, weights)
         hard = HardTasks(sampler, learner, self.batch_size, self.hard_tasks)
         return hard.batches(torch.Generator().manual_seed(seed))
