@@ -21,8 +21,6 @@ from skorch.history import History
 
 from sklmeta import _episodes
 from sklmeta._backbone_source import prepared_by
-
-
 from sklmeta._domains import domain_names
 from sklmeta._episodes import representative
 from sklmeta._parameters import resolve_device

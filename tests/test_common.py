@@ -104,16 +104,18 @@ ESTIMATORS = [
     DeepKernelRegressor(max_iter=100, outer_lr=5e-3),
     DeepKernelRegressor(mean=Ridge(), max_iter=100, outer_lr=5e-3),
     FineTuneClassifier(max_iter=200, outer_lr=5e-3),
+    FineTuneClassifier(head="cosine", temperature=0.3, max_iter=400, outer_lr=5e-3),
     FineTuneClassifier(
         small_backbone,
-        head="cosine",
         layers="all",
         inner_steps=20,
         weight_decay=0.1,
         max_iter=200,
         outer_lr=5e-3,
     ),
-    FineTuneRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
+    FineTuneRegressor(
+        small_backbone, layers="all", weight_decay=0.03, max_iter=200, outer_lr=5e-3
+    ),
     ImplicitMAMLClassifier(
         inner_lr=0.5,
         inner_steps=10,
@@ -150,7 +152,7 @@ ESTIMATORS = [
     MetaBaselineClassifier(pretrain_iter=100, max_iter=60, outer_lr=3e-3),
     MetaSGDClassifier(max_iter=200, outer_lr=5e-3),
     MetaSGDRegressor(small_backbone, max_iter=200, outer_lr=5e-3),
-    MetaTransferClassifier(pretrain_iter=100, max_iter=200, outer_lr=5e-3),
+    MetaTransferClassifier(pretrain_iter=100, max_iter=300, outer_lr=2e-2),
     MANNClassifier(
         hidden_size=100,
         memory_size=20,
