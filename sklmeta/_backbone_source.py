@@ -16,7 +16,6 @@ from torch import nn
 from sklmeta._preparation import Preparation, Settings
 from sklmeta.backbones.freezing import is_fixed, thaw
 from sklmeta.backbones.normalization import TaskBatchNorm
-from sklmeta.base import BaseMetaLearner
 from sklmeta.engine.embedding import EmbeddingLearner
 from sklmeta.engine.inference import on_cpu
 from sklmeta.engine.learner import Learner
@@ -44,7 +43,7 @@ def check_source(estimator: Any) -> None:
         If `backbone` is given too.
     """
     source, backbone = estimator.backbone_from, estimator.backbone
-    if isinstance(backbone, BaseMetaLearner):
+    if _is_meta_learner(backbone):
         raise TypeError(
             f"backbone is a {type(backbone).__name__}, and {type(estimator).__name__} "
             "trains its backbone: give a meta-learner to start from as backbone_from=, "
@@ -52,7 +51,7 @@ def check_source(estimator: Any) -> None:
         )
     if source is None:
         return
-    if not isinstance(source, BaseMetaLearner):
+    if not _is_meta_learner(source):
         raise TypeError(
             f"backbone_from must be a fitted meta-learner, got a "
             f"{type(source).__name__}. Torch modules go in backbone=; of a pipeline, "
@@ -66,12 +65,12 @@ def check_source(estimator: Any) -> None:
         )
 
 
-def fitted_learner(meta: BaseMetaLearner, parameter: str = PARAMETER) -> Learner:
+def fitted_learner(meta: Any, parameter: str = PARAMETER) -> Learner:
     """Return the torch learner of a fitted meta-learner, for its backbone.
 
     Parameters
     ----------
-    meta : BaseMetaLearner
+    meta : meta-learner
     parameter : str, default="backbone_from"
         What it was given as, for messages.
 
@@ -104,7 +103,7 @@ def fitted_learner(meta: BaseMetaLearner, parameter: str = PARAMETER) -> Learner
     return learner
 
 
-def backbone_of(meta: BaseMetaLearner) -> nn.Module:
+def backbone_of(meta: Any) -> nn.Module:
     """Return a copy of a fitted meta-learner's backbone, all of it to be trained.
 
     Raises
@@ -123,7 +122,7 @@ def backbone_of(meta: BaseMetaLearner) -> nn.Module:
 
 
 def prepared_by(
-    meta: BaseMetaLearner,
+    meta: Any,
     settings: Settings,
     tasks: TaskSet | ClassPool,
     classes: Any = None,
@@ -134,7 +133,7 @@ def prepared_by(
 
     Parameters
     ----------
-    meta : BaseMetaLearner
+    meta : meta-learner
         One whose backbone is to be used.
     settings : Settings
         Of the estimator that is to use its backbone; an `image_shape` of None is
@@ -189,12 +188,12 @@ def prepared_by(
     )
 
 
-def refuse_unlearned_averages(meta: BaseMetaLearner, backbone: nn.Module) -> None:
+def refuse_unlearned_averages(meta: Any, backbone: nn.Module) -> None:
     """Refuse to fix normalisation whose running averages nobody has learned.
 
     Parameters
     ----------
-    meta : BaseMetaLearner
+    meta : meta-learner
         Where the backbone is from.
     backbone : torch.nn.Module
         With some layers fixed.
@@ -219,3 +218,7 @@ def refuse_unlearned_averages(meta: BaseMetaLearner, backbone: nn.Module) -> Non
                 "layers, start from a metric learner such as ProtoNetClassifier, or "
                 "use a backbone without batch normalisation."
             )
+
+
+def _is_meta_learner(thing: Any) -> bool:
+    return hasattr(type(thing), "__sklmeta_tags__")

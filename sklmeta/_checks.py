@@ -304,7 +304,8 @@ def refuse_more_ways(
 
 def diverged(meta: Any, where: str) -> MetaTrainingError:
     """Return the error of an adaptation whose numbers are not finite."""
-    sizes = [n for n in meta._adaptation_parameters if n in meta._step_sizes]
+    known = (*meta._step_sizes, "inner_lr")
+    sizes = [name for name in meta._adaptation_parameters if name in known]
     remedies = [f"lower {name} (now {getattr(meta, name)!r})" for name in sizes]
     remedies.append("check the scale of X" + ("" if meta._classifies else " and y"))
     remedy = ", or ".join(remedies)

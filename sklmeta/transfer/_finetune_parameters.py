@@ -39,6 +39,9 @@ inner_early_stopping : bool, default=False
     Choose the number of steps for each task, up to `inner_steps`: that with the least
     loss of every second support row of a class after steps on the others, and the other
     way round. Tasks with one row per class take all steps. Read when adapting.
+
+batch_size : int, default=64
+    Rows per update of pre-training.
 """
 
 Class = TypeVar("Class", bound=type)
@@ -54,9 +57,7 @@ def with_tuning_parameters(cls: Class) -> Class:
     cls = with_common_parameters(cls)
     doc = cls.__doc__ or ""
     for episodic, supervised in {
-        "batch_size : int, default=16\n        Tasks per meta-update.": (
-            "batch_size : int, default=64\n        Rows per update of pre-training."
-        ),
+        "batch_size : int, default=16\n        Tasks per meta-update.\n\n    ": "",
         "Number of meta-updates.": (
             "Number of updates of pre-training; 0 leaves the backbone as it is given,"
             "\n        or drawn."

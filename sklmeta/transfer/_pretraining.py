@@ -50,7 +50,7 @@ Class = TypeVar("Class", bound=type)
 
 def with_pretraining_parameters(cls: Class) -> Class:
     """Write the parameters of pre-training and the shared ones into a docstring."""
-    texts = {"<pretraining parameters>": PRETRAINING + "\n<common parameters>"}
+    texts = {"<pretraining parameters>": PRETRAINING}
     return with_common_parameters(filled_in(cls, texts))
 
 

@@ -175,6 +175,7 @@ class FineTune(EmbeddingLearner):
         Returns
         -------
         Tensor of shape (T,)
+            The mean over the query rows of each.
         """
         if not torch.is_grad_enabled():
             return super().meta_loss(episodes)

@@ -64,6 +64,8 @@ class MetaBaselineClassifier(MetaClassifierMixin, PretrainedMetaLearner):
 
     <pretraining parameters>
 
+    <common parameters>
+
     Attributes
     ----------
     pretrain_history_ : skorch.history.History

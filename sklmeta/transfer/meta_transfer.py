@@ -129,6 +129,8 @@ class MetaTransferClassifier(MetaClassifierMixin, PretrainedMetaLearner, ANILEst
         One batch of what came out worst after as many others: of classes of a
         `ClassPool`, else of tasks. None draws all batches alike.
 
+    <pretraining parameters>
+
     inner_lr : float, default=0.1
         Step size of the inner loop. Read when adapting.
 
@@ -148,7 +150,7 @@ class MetaTransferClassifier(MetaClassifierMixin, PretrainedMetaLearner, ANILEst
 
     <network parameters>
 
-    <pretraining parameters>
+    <common parameters>
 
     Attributes
     ----------

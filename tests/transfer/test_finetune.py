@@ -12,6 +12,7 @@ from sklmeta import ClassPool, FineTuneClassifier, FineTuneRegressor, TaskSet
 from sklmeta.backbones import MLP
 from sklmeta.datasets import Sinusoids, load_digits_pool, make_sinusoids
 from sklmeta.engine.batches import Rows
+from sklmeta.exceptions import MetaTrainingError
 from sklmeta.transfer import FineTune
 from sklmeta.transfer._heads import CosineLayer, LinearLayer
 from sklmeta.transfer._tuning import halves
@@ -279,7 +280,7 @@ def test_steps_that_diverge_are_an_error_that_names_the_step_size():
     meta = FineTuneClassifier(
         max_iter=1, inner_optimizer="sgd", weight_decay=1e4, random_state=0
     ).fit(pool[:5])
-    with pytest.raises(ValueError, match="inner_lr"):
+    with pytest.raises(MetaTrainingError, match="Lower inner_lr"):
         meta.adapt(pool[5:].X[::20], pool[5:].y[::20])
 
 
