@@ -13,8 +13,10 @@ from sklmeta import (
     CAVIARegressor,
     ClassPool,
     DeepKernelRegressor,
+    FineTuneClassifier,
     MAMLClassifier,
     MAMLRegressor,
+    MetaBaselineClassifier,
     ProtoNetClassifier,
     ReptileClassifier,
     RidgeNetClassifier,
@@ -79,6 +81,8 @@ CLASSIFIERS = {
     "ANIL": (ANILClassifier, {"head": "shared"}),
     "ANIL-fixed": (ANILClassifier, {"head": "fixed"}),
     "MAML-head": (MAMLClassifier, {"head": "fixed"}),
+    "FineTune": (FineTuneClassifier, {"batch_size": 32, "inner_lr": 0.05}),
+    "Meta-Baseline": (MetaBaselineClassifier, {"pretrain_iter": 5}),
 }
 
 
