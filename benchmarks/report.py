@@ -31,6 +31,7 @@ from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_deep_kernel_section import sinusoid_deep_kernel
 from _sinusoid_meta_sgd_section import sinusoid_meta_sgd
 from _speed_section import maml_speed, speed_convolution, speed_sinusoid
+from _transfer_section import transfer, transfer_speed
 from _which_one_section import which_one
 from sinusoid import BARS, PUBLISHED
 
@@ -185,6 +186,8 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "which_one": which_one,
     "calibration": calibration,
     "ambiguous": ambiguous,
+    "transfer": transfer,
+    "transfer_speed": transfer_speed,
 }
 
 

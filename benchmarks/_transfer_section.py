@@ -1,0 +1,94 @@
+"""Sections on transfer: methods against each other, and what frozen backbones save."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from _markdown import Record, origin, table
+
+
+def transfer(record: Record) -> str:
+    """Return the section on transfer between kinds of images."""
+    p, found = record["parameters"], record["results"]
+    chosen = "; ".join(
+        f"{name}: {', '.join(f'{key} {value:g}' for key, value in own.items())}"
+        for name, own in found["parameters"].items()
+        if own
+    )
+    parts = [
+        "## Transfer (`transfer.py`)\n",
+        "Accuracy in % on 5-way episodes, the same for all methods, with 95 % "
+        f"intervals over {p['episodes']} of them; 15 query rows a class (10 where 10 "
+        "rows are adapted to). Where two columns share a number of rows, the second is "
+        "the paired difference to the same network trained from scratch on the few "
+        "rows. All others learned from 1,100 of Omniglot's training characters, turned "
+        f"by quarters, for {p['minutes']:g} minutes each (half of it pre-training, "
+        "where there are two stages); MAML's strided network of 64 filters, queries "
+        "normalised by the support's statistics or running averages. Fine-tuning's "
+        f"step sizes were chosen on the other 100 training characters ({chosen}). "
+        "Digits and leaves have 8 x 8 numbers, drawn as pictures.\n",
+    ]
+    for target, by_shot in found["scores"].items():
+        parts += [f"### Of {target}\n", _of_target(by_shot)]
+    parts.append(origin(record) + "\n")
+    return "\n".join(parts)
+
+
+def _of_target(by_shot: dict[str, list[dict[str, Any]]]) -> str:
+    header = ["method"]
+    for n_shot in by_shot:
+        header += [f"{n_shot} rows" if n_shot != "1" else "1 row", "difference"]
+    methods = [row["method"] for row in next(iter(by_shot.values()))]
+    rows = []
+    for place, name in enumerate(methods):
+        row = [name]
+        for scores in by_shot.values():
+            own = scores[place]
+            row += [_percent(own, "mean", "low", "high"), _difference(own)]
+        rows.append(row)
+    return table(header, rows)
+
+
+def _percent(row: dict[str, Any], mean: str, low: str, high: str) -> str:
+    return f"{100 * row[mean]:.1f} ± {50 * (row[high] - row[low]):.1f}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    difference = row["difference"]
+    if difference is None or difference != difference:
+        return "-"
+    keys = ("difference", "difference_low", "difference_high")
+    sign = "+" if difference >= 0 else ""
+    return sign + _percent(row, *keys)
+
+
+def transfer_speed(record: Record) -> str:
+    """Return the section on what a frozen backbone saves."""
+    p, found = record["parameters"], record["results"]
+    adapt = found["adapt_ms"]
+    rows = [
+        (
+            "adapting to 5-way 5-shot, 100 steps of a new head",
+            f"{adapt['median']:.1f} ms (quickest {adapt['quickest']:.1f})",
+            "below 20 ms",
+        ),
+        (
+            f"{p['episodes']:,} episodes of 100 rows, features made once",
+            f"{found['features_once_s']:.2f} s",
+            "-",
+        ),
+        (
+            "the same, features made in every episode",
+            f"{found['every_time_s']:.1f} s, {found['ratio']:.0f} times as long",
+            "at least 20 times",
+        ),
+    ]
+    return "\n".join(
+        [
+            "## Frozen backbones (`transfer_speed.py`)\n",
+            "Omniglot's characters and the default network; episodes are of 100 "
+            "characters, 2,000 drawings.\n",
+            table(("", "sklmeta", "asked for"), rows),
+            origin(record) + "\n",
+        ]
+    )
