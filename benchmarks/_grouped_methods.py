@@ -125,6 +125,12 @@ def _cavia(split: int) -> Method:
     return _quantiles(meta), _inner("caviaregressor", {"inner_lr": [0.1, 1.0]})
 
 
+def _fine_tuning(split: int) -> Method:
+    meta = sklmeta.FineTuneRegressor(**_common(split, normalize_y="task"))
+    grid = {"max_iter": [500, 1500], "weight_decay": [0.0, 1.0]}
+    return _quantiles(meta), _inner("finetuneregressor", grid)
+
+
 def _lstm(split: int) -> Method:
     meta = sklmeta.RecurrentNetRegressor(**_common(split, hidden_size=64))
     return meta, {"max_iter": [500, 1500]}
@@ -180,6 +186,7 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "Meta-SGD": _meta_sgd,
     "Reptile": _reptile,
     "CAVIA": _cavia,
+    "fine-tuning": _fine_tuning,
     "LSTM": _lstm,
     "probabilistic MAML": _probabilistic_maml,
     "ABML": _amortised,
