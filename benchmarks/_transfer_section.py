@@ -6,6 +6,12 @@ from typing import Any
 
 from _markdown import Record, origin, table
 
+WITHOUT_TRANSFER = (
+    "the network from scratch",
+    "logistic regression on pixels",
+    "class means of pixels",
+)
+
 
 def transfer(record: Record) -> str:
     """Return the section on transfer between kinds of images."""
@@ -29,7 +35,7 @@ def transfer(record: Record) -> str:
         "Digits and leaves have 8 x 8 numbers, drawn as pictures.\n",
     ]
     for target, by_shot in found["scores"].items():
-        parts += [f"### Of {target}\n", _of_target(by_shot)]
+        parts += [f"### Of {target}\n", _of_target(by_shot), _hurts(by_shot)]
     parts.append(origin(record) + "\n")
     return "\n".join(parts)
 
@@ -47,6 +53,19 @@ def _of_target(by_shot: dict[str, list[dict[str, Any]]]) -> str:
             row += [_percent(own, "mean", "low", "high"), _difference(own)]
         rows.append(row)
     return table(header, rows)
+
+
+def _hurts(by_shot: dict[str, list[dict[str, Any]]]) -> str:
+    """Say what is worse than training on the few rows alone."""
+    worse = [
+        f"{row['method']} at {n_shot}"
+        for n_shot, scores in by_shot.items()
+        for row in scores
+        if row["method"] not in WITHOUT_TRANSFER and row["difference_high"] < 0
+    ]
+    if not worse:
+        return "Transfer hurts nowhere here: no interval of a difference is below 0.\n"
+    return f"Transfer hurts here, the interval below 0: {', '.join(worse)} rows.\n"
 
 
 def _percent(row: dict[str, Any], mean: str, low: str, high: str) -> str:
