@@ -59,16 +59,26 @@ class HardTasks:
 
     def _hard(self, index: EpisodeIndex) -> EpisodeSampler:
         """Return a sampler of what came out worst in these episodes."""
-        episodes = self.sampler.gather(index)
-        self.learner.eval()  # the loop that trains it sets the mode back
-        outputs = run_episodes(self.learner, episodes)
-        query = episodes.query.to("cpu")
+        right, losses = self._judged(index)
         if self.sampler.pool.is_class_pool:
-            right = (outputs.argmax(-1) == query.y).double()
             return self.sampler.among(classes=self._hard_classes(index, right))
-        losses = self.learner.loss(outputs.to(episodes.query.x.dtype), query)
         worst = losses.argsort(descending=True)[: self.batch_size]
         return self.sampler.among(tasks=index.task[worst].unique())
+
+    def _judged(self, index: EpisodeIndex) -> tuple[Tensor, Tensor]:
+        """Return which query rows were classified rightly, (B, Q), and losses, (B,)."""
+        self.learner.eval()  # the loop that trains it sets the mode back
+        right = torch.zeros(index.query.shape, dtype=torch.float64)
+        losses = torch.zeros(len(index))
+        for start in range(0, len(index), self.batch_size):
+            own = slice(start, start + self.batch_size)
+            episodes = self.sampler.gather(index[own])
+            outputs = run_episodes(self.learner, episodes)
+            query = episodes.query.to("cpu")
+            n_query = query.y.shape[1]
+            right[own, :n_query] = (outputs.argmax(-1) == query.y).double()
+            losses[own] = self.learner.loss(outputs, query).float()
+        return right, losses
 
     def _hard_classes(self, index: EpisodeIndex, right: Tensor) -> Tensor:
         """Return the classes that were told apart worst, at least as many as ways.
@@ -79,7 +89,7 @@ class HardTasks:
         n_ways, n_classes = int(index.n_way.max()), len(self.sampler.pool.names)
         member = F.one_hot(index.query_way, n_ways) * index.query_mask.unsqueeze(-1)
         counts = member.sum(1).double()  # (B, N)
-        shares = (member * right.nan_to_num(0.0).unsqueeze(-1)).sum(1) / counts
+        shares = (member * right.unsqueeze(-1)).sum(1) / counts
         shares = shares.where(counts > 0, torch.inf)  # of rows that were right
         classes = self._classes(index, n_ways)  # (B, N)
         worst = shares.argmin(1, keepdim=True)
