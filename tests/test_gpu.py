@@ -31,9 +31,13 @@ from sklmeta import (
     DeepKernelRegressor,
     FewShotClassifier,
     FewShotRegressor,
+    FineTuneClassifier,
+    FineTuneRegressor,
     InContextRegressor,
     MAMLClassifier,
     MAMLRegressor,
+    MetaBaselineClassifier,
+    MetaTransferClassifier,
     NeuralProcessRegressor,
     ProbabilisticMAMLClassifier,
     ProbabilisticMAMLRegressor,
@@ -168,6 +172,27 @@ CASES = {
     ),
     "images, first order": (
         MAMLClassifier(shallow, first_order=True, **IMAGES),
+        *(DIGITS[:5], DIGITS[5:]),
+    ),
+    "waves, fine-tuning": (FineTuneRegressor(), WAVES[:40], WAVES[40:]),
+    "local labels, all layers tuned": (
+        FineTuneClassifier(layers="all", inner_steps=5, weight_decay=0.1),
+        *(LOCAL[:30], LOCAL[30:]),
+    ),
+    "images, fine-tuning": (
+        FineTuneClassifier(inner_early_stopping=True),
+        *(DIGITS[:5], DIGITS[5:]),
+    ),
+    "images, meta-baseline": (
+        MetaBaselineClassifier(pretrain_iter=5, **IMAGES),
+        *(DIGITS[:5], DIGITS[5:]),
+    ),
+    "images, meta-transfer": (
+        MetaTransferClassifier(pretrain_iter=5, hard_tasks=1, **IMAGES),
+        *(DIGITS[:5], DIGITS[5:]),
+    ),
+    "images, frozen": (
+        ProtoNetClassifier(freeze=True, learn_temperature=True, **IMAGES),
         *(DIGITS[:5], DIGITS[5:]),
     ),
     "images, prototypes": (ProtoNetClassifier(**IMAGES), DIGITS[:5], DIGITS[5:]),
