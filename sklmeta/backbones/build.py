@@ -27,8 +27,9 @@ __all__ = ["build_backbone", "call_seeded", "feature_size"]
 
 Factory = Callable[[tuple[int, ...]], nn.Module]
 
-# Factories draw from torch's global generator: one at a time may have it.
-_FACTORY_LOCK = threading.Lock()
+# Factories draw from torch's global generator: one at a time may have it. Who saves its
+# state meanwhile would put back that of a factory.
+_FACTORY_LOCK = threading.RLock()
 
 
 def build_backbone(
@@ -117,7 +118,8 @@ def feature_size(module: nn.Module, input_shape: Sequence[int]) -> int:
     """
     shape = (2, *_check_shape(input_shape))
     probe, rows = copy.deepcopy(module).eval(), _zeros_like_parameters(module, shape)
-    with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices()):
+    kept = torch.random.fork_rng(devices=cuda_devices())
+    with _FACTORY_LOCK, torch.no_grad(), kept:
         try:
             features = probe(rows)
         except Exception as error:
