@@ -189,3 +189,18 @@ def test_feature_size_names_the_cause():
     with pytest.raises(ValueError, match=r"two rows of shape.*TypeError") as caught:
         feature_size(Demanding(), (3,))
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_threads_that_build_and_measure_leave_the_global_generator_alone():
+    def work():
+        for _ in range(100):
+            module = build_backbone(lambda shape: nn.Linear(*shape, 8), (4,), seed=5)
+            feature_size(module, (4,))
+
+    before = torch.get_rng_state()
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
