@@ -1,0 +1,90 @@
+"""Spaces of environments as tensors: what a net reads, and what it puts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["SpaceCode", "space_code"]
+
+
+@dataclass(frozen=True)
+class SpaceCode:
+    """How values of a space lie in tensors, and how a net reads them.
+
+    Values of a Discrete space are ranks ``0, ..., n - 1`` (int64, no axis of their
+    own), those of a Box are float32 of shape `shape`. A net reads `width` numbers:
+    one-hot codes, or the values in a row.
+    """
+
+    n_values: int | None
+    start: int
+    shape: tuple[int, ...]
+    low: NDArray[np.float32] | None
+    high: NDArray[np.float32] | None
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.n_values is not None
+
+    @property
+    def width(self) -> int:
+        return prod(self.shape) if self.n_values is None else self.n_values
+
+    def from_env(self, values: Any, device: torch.device | str = "cpu") -> Tensor:
+        """Return values of an environment as a tensor."""
+        if self.is_discrete:
+            ranks = torch.as_tensor(np.asarray(values), device=device).long()
+            return ranks - self.start if self.start else ranks
+        array = np.asarray(values, dtype=np.float32)
+        return torch.as_tensor(array, device=device)
+
+    def to_env(self, values: Tensor) -> NDArray[Any]:
+        """Return a tensor as an environment takes it; a Box's are clipped to it."""
+        array = values.detach().cpu().numpy()
+        if self.is_discrete:
+            return array + self.start
+        return np.clip(array, self.low, self.high)
+
+    def clipped(self, values: Tensor) -> Tensor:
+        """Return values of a Box inside its limits."""
+        if self.low is None or self.high is None:
+            return values
+        low = torch.as_tensor(self.low, device=values.device)
+        high = torch.as_tensor(self.high, device=values.device)
+        return torch.minimum(torch.maximum(values, low), high)
+
+    def code(self, values: Tensor) -> Tensor:
+        """Return what a net reads: (..., width)."""
+        if self.n_values is not None:
+            return F.one_hot(values, self.n_values).float()
+        return values.flatten(values.ndim - len(self.shape)) if self.shape else values
+
+
+def space_code(space: gymnasium.Space, what: str) -> SpaceCode:
+    """Return how the values of a space are coded.
+
+    Raises
+    ------
+    ValueError
+        If it is neither Discrete nor a Box of numbers; `what` names it.
+    """
+    if isinstance(space, Discrete):
+        return SpaceCode(int(space.n), int(space.start), (), None, None)
+    if isinstance(space, Box) and space.shape and space.dtype.kind in "fiu":
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return SpaceCode(None, 0, tuple(space.shape), low, high)
+    raise ValueError(
+        f"The {what} space must be Discrete or a Box with at least one axis, got "
+        f"{space}. Wrap the environment: gymnasium.wrappers.FlattenObservation, "
+        "TransformAction and the like turn other spaces into these."
+    )
