@@ -2,6 +2,7 @@
 
 __all__ = [
     "CompilationWarning",
+    "EnvTaskError",
     "MetaTrainingError",
     "SmallTaskWarning",
     "TaskLeakageWarning",
@@ -10,6 +11,10 @@ __all__ = [
 
 class CompilationWarning(UserWarning):
     """``compile=True`` has no effect here; meta-training goes on without it."""
+
+
+class EnvTaskError(RuntimeError):
+    pass
 
 
 class MetaTrainingError(ValueError):

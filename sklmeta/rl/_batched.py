@@ -24,6 +24,8 @@ class Step(NamedTuple):
     # False where an environment did not take the action (it was being reset, as some
     # vector environments do in a step of their own): the step does not count.
     valid: Tensor  # (B,) bool
+    # 1 where the environment says that its goal is reached; None where none says.
+    success: Tensor | None = None  # (B,) float
 
 
 class BatchedEnvs(Protocol):

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from sklmeta._parameters import shown
 
 __all__ = ["SpaceCode", "space_code"]
 
@@ -47,6 +49,33 @@ class SpaceCode:
             return ranks - self.start if self.start else ranks
         array = np.asarray(values, dtype=np.float32)
         return torch.as_tensor(array, device=device)
+
+    def rows(self, X: ArrayLike) -> Tensor:
+        """Return observations given by a user (n, *shape) as a tensor.
+
+        Raises
+        ------
+        ValueError
+            Naming the shape or the value that does not fit.
+        """
+        array = np.asarray(X)
+        expected = ("n_observations", *self.shape)
+        if array.shape[1:] != self.shape or array.ndim == 0:
+            names = ", ".join(str(part) for part in expected)
+            raise ValueError(
+                f"Observations must have shape ({names}), got {array.shape}."
+            )
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise ValueError("Observations must be finite numbers.")
+        if self.n_values is not None:
+            ranks = array - self.start
+            if ((ranks < 0) | (ranks >= self.n_values) | (ranks % 1 != 0)).any():
+                last = self.start + self.n_values - 1
+                raise ValueError(
+                    f"Observations must be integers from {self.start} to {last}, got "
+                    f"{shown(array)}."
+                )
+        return self.from_env(array)
 
     def to_env(self, values: Tensor) -> NDArray[Any]:
         """Return a tensor as an environment takes it; a Box's are clipped to it."""

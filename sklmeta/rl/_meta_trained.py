@@ -1,0 +1,176 @@
+"""Agents whose weights are meta-trained: the loop of meta-updates."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from torch import nn
+
+from sklmeta._parameters import (
+    check_choice,
+    check_integer,
+    check_positive,
+    resolve_device,
+)
+from sklmeta.exceptions import EnvTaskError, MetaTrainingError
+from sklmeta.rl._env_pool import EnvPool
+from sklmeta.rl._sources import TaskSource, task_source
+from sklmeta.rl.base import BaseAgent
+from sklmeta.rl.tasks import EnvTask
+
+__all__ = ["MetaTrainedAgent", "Training"]
+
+
+@dataclass
+class Training:
+    """What meta-training holds between two updates."""
+
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    seeds: np.random.RandomState
+    history: list[dict[str, float]] = field(default_factory=list)
+    n_env_steps: int = 0
+
+    def next_seed(self) -> int:
+        return int(self.seeds.randint(np.iinfo(np.int32).max))
+
+
+class MetaTrainedAgent(BaseAgent):
+    """Base of agents that are meta-trained.
+
+    Subclasses add their parameters, `_new_learner`, `_new_optimizer` and `_update`.
+    """
+
+    max_iter: int
+    max_env_steps: int | None
+    batch_size: int
+    env_errors: str
+    device: Any
+    warm_start: bool
+    verbose: int
+
+    learner_: nn.Module
+    history_: list[dict[str, float]]
+    n_iter_: int
+    n_env_steps_: int
+
+    # What to lower when meta-training diverges.
+    _step_size = "lr"
+
+    def _new_learner(self) -> nn.Module:
+        """Return a learner with initial weights, drawn from torch's generator."""
+        raise NotImplementedError
+
+    def _new_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
+        """Return what changes the weights."""
+        raise NotImplementedError
+
+    def _update(
+        self, training: Training, pool: EnvPool, tasks: list[EnvTask]
+    ) -> dict[str, float]:
+        """Make one meta-update; return its row of `history_`, `env_steps` in it."""
+        raise NotImplementedError
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_integer("max_iter", self.max_iter, 1)
+        check_integer("batch_size", self.batch_size, 1)
+        if self.max_env_steps is not None:
+            check_integer("max_env_steps", self.max_env_steps, 1)
+        check_choice("env_errors", self.env_errors, ["raise", "warn"])
+
+    def fit(self, X: Any, y: None = None) -> Self:
+        """Meta-train on environments.
+
+        Parameters
+        ----------
+        X : list of EnvTask, callables, gymnasium ids or specs, or a distribution
+            Environments in any form. Each update takes `batch_size` of a list, in a new
+            order each round, or new ones of a distribution with
+            ``sample(n_tasks, random_state)``.
+        y : None
+            Ignored; scikit-learn passes it.
+
+        Returns
+        -------
+        self : object
+            The fitted agent.
+
+        Raises
+        ------
+        EnvTaskError
+            If an environment fails, unless ``env_errors="warn"``; what was learned so
+            far is kept.
+        MetaTrainingError
+            If numbers are not finite.
+        TypeError, ValueError
+            If parameters or tasks are not usable.
+        """
+        self._check_parameters()
+        rng = check_random_state(self.random_state)
+        source = task_source(X, rng)
+        training = self._begun(source, rng)
+        try:
+            with self._pool() as pool:
+                self._train(training, pool, source)
+        finally:
+            self._keep(training)
+        return self
+
+    def _begun(self, source: TaskSource, rng: np.random.RandomState) -> Training:
+        """Return a new training, or with `warm_start` the last one's next part."""
+        device = resolve_device(self.device)
+        if self.warm_start and hasattr(self, "learner_"):
+            training = deepcopy(self._training)
+            training.learner.to(device)
+            return training
+        self._keep_spaces(source.draw(1)[0])
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            learner = self._new_learner().to(device)
+        generator = torch.Generator(device).manual_seed(seed)
+        optimizer = self._new_optimizer(learner)
+        return Training(learner, optimizer, generator, rng)
+
+    def _train(self, training: Training, pool: EnvPool, source: TaskSource) -> None:
+        for _ in range(self.max_iter):
+            tasks = source.draw(self.batch_size)
+            row = self._update(training, pool, tasks)
+            training.n_env_steps += int(row["env_steps"])
+            row["env_steps"] = training.n_env_steps
+            training.history.append(row)
+            self._report(training)
+            limit = self.max_env_steps
+            if limit is not None and training.n_env_steps >= limit:
+                break
+
+    def _keep(self, training: Training) -> None:
+        self.learner_ = training.learner
+        self.history_ = training.history
+        self.n_iter_ = len(training.history)
+        self.n_env_steps_ = training.n_env_steps
+        if self.warm_start:
+            self._training = training
+
+    def _report(self, training: Training) -> None:
+        if self.verbose:
+            row = training.history[-1]
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+            print(f"update {len(training.history)}: {numbers}")
+
+    def _refuse_divergence(self, losses: dict[str, float]) -> None:
+        if not all(np.isfinite(value) for value in losses.values()):
+            raise MetaTrainingError(
+                f"Meta-training of {type(self).__name__} diverged: {losses}. Lower "
+                f"{self._step_size}."
+            )
+
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)

@@ -1,0 +1,134 @@
+"""The recurrent policy of RL^2: a net whose state is what it knows of a trial."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklmeta.rl._distributions import (
+    ActionDistribution,
+    CategoricalActions,
+    NormalActions,
+)
+from sklmeta.rl._online import Decision, Experience
+from sklmeta.rl._running import RunningMoments
+from sklmeta.rl._spaces import SpaceCode
+
+__all__ = ["RecurrentPolicy", "RecurrentState"]
+
+
+class RecurrentState(NamedTuple):
+    """What the policy knows of B trials."""
+
+    hidden: Tensor  # (B, H)
+    action: Tensor  # (B, action width): the last one, zeros at first
+    reward: Tensor  # (B,): the last one
+    begins: Tensor  # (B,): 1 where an episode has just ended
+
+
+class RecurrentPolicy(nn.Module):
+    """A gated recurrent unit with a policy and a value head: an `OnlinePolicy`.
+
+    Each step it reads the observation, the previous action, its reward, and whether
+    that ended an episode (equation-free section 2.2 of arXiv:1611.02779).
+
+    Parameters
+    ----------
+    observation, action : SpaceCode
+        How both are coded.
+    hidden_size : int
+        Units of the recurrent layer.
+    """
+
+    def __init__(
+        self, observation: SpaceCode, action: SpaceCode, hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.observation, self.action = observation, action
+        n_inputs = observation.width + action.width + 2
+        self.gru = nn.GRU(n_inputs, hidden_size)
+        self.actor = nn.Linear(hidden_size, action.width)
+        self.critic = nn.Linear(hidden_size, 1)
+        self.log_std = nn.Parameter(torch.zeros(() if action.is_discrete else action.width))
+        self.observation_moments = RunningMoments(observation.width)
+        self.reward_moments = RunningMoments(1)
+
+    # OnlinePolicy ----------------------------------------------------------------
+
+    def initial(self, n_trials: int, device: torch.device) -> RecurrentState:
+        return RecurrentState(
+            torch.zeros(n_trials, self.gru.hidden_size, device=device),
+            torch.zeros(n_trials, self.action.width, device=device),
+            torch.zeros(n_trials, device=device),
+            torch.zeros(n_trials, device=device),
+        )
+
+    @torch.no_grad()
+    def act(
+        self,
+        state: RecurrentState,
+        observation: Tensor,
+        generator: torch.Generator,
+        deterministic: bool = False,
+    ) -> Decision:
+        inputs = self.inputs(state, observation)
+        features, hidden = self.gru(inputs[None], state.hidden[None])
+        distribution, value = self.heads(features[0])
+        chosen = distribution.mode() if deterministic else distribution.sample(generator)
+        recorded = {
+            "inputs": inputs,
+            "hidden": state.hidden,
+            "log_prob": distribution.log_prob(chosen),
+            "value": value,
+        }
+        action = chosen if self.action.is_discrete else self._shaped(chosen)
+        return Decision(action, state._replace(hidden=hidden[0]), recorded)
+
+    def observe(self, state: RecurrentState, experience: Experience) -> RecurrentState:
+        return RecurrentState(
+            state.hidden,
+            self.action.code(experience.action),
+            experience.reward,
+            torch.zeros_like(state.begins),
+        )
+
+    def begin_episode(
+        self, state: RecurrentState, mask: Tensor, generator: torch.Generator
+    ) -> RecurrentState:
+        return state._replace(begins=state.begins.masked_fill(mask, 1.0))
+
+    # What training asks ----------------------------------------------------------
+
+    def inputs(self, state: RecurrentState, observation: Tensor) -> Tensor:
+        """Return what the recurrent layer reads (B, n_inputs)."""
+        code = self.observation.code(observation)
+        if not self.observation.is_discrete:
+            code = self.observation_moments.standardised(code)
+        reward = self.reward_moments.scaled(state.reward[:, None])
+        return torch.cat([code, state.action, reward, state.begins[:, None]], -1)
+
+    def heads(self, features: Tensor) -> tuple[ActionDistribution, Tensor]:
+        """Return the distribution of actions and the value, in units of its scale."""
+        outputs, value = self.actor(features), self.critic(features)[..., 0]
+        if self.action.is_discrete:
+            return CategoricalActions(outputs), value
+        return NormalActions(outputs, self.log_std), value
+
+    def sequences(
+        self, inputs: Tensor, hidden: Tensor
+    ) -> tuple[ActionDistribution, Tensor]:
+        """Return distributions and values along sequences.
+
+        `inputs` (T, B, n_inputs); `hidden` (B, H) before their first step.
+        """
+        features, _ = self.gru(inputs, hidden[None].contiguous())
+        return self.heads(features)
+
+    def coded(self, action: Tensor) -> Tensor:
+        """Return actions as the distribution takes them."""
+        return action if self.action.is_discrete else self.action.code(action)
+
+    def _shaped(self, action: Tensor) -> Tensor:
+        return action.view(*action.shape[:-1], *self.action.shape)
