@@ -1,6 +1,14 @@
 """Meta-reinforcement learning: fit on environments, adapt to a new one, act in it."""
 
-from sklmeta.rl.families import BanditEnv, BernoulliBandits
+from sklmeta.rl.families import (
+    BanditEnv,
+    BernoulliBandits,
+    PointGoalEnv,
+    PointGoals,
+    TabularMDPEnv,
+    TabularMDPs,
+)
+from sklmeta.rl.rl2 import RL2Agent
 from sklmeta.rl.tasks import EnvTask, EnvTaskDistribution, as_env_tasks
 
 __all__ = [
@@ -8,5 +16,10 @@ __all__ = [
     "BernoulliBandits",
     "EnvTask",
     "EnvTaskDistribution",
+    "PointGoalEnv",
+    "PointGoals",
+    "RL2Agent",
+    "TabularMDPEnv",
+    "TabularMDPs",
     "as_env_tasks",
 ]

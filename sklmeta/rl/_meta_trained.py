@@ -14,10 +14,9 @@ from torch import nn
 from sklmeta._parameters import (
     check_choice,
     check_integer,
-    check_positive,
     resolve_device,
 )
-from sklmeta.exceptions import EnvTaskError, MetaTrainingError
+from sklmeta.exceptions import MetaTrainingError
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._sources import TaskSource, task_source
 from sklmeta.rl.base import BaseAgent

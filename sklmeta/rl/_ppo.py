@@ -83,9 +83,7 @@ def ppo_update(
             )
             optimizer.zero_grad(set_to_none=True)
             total.backward()
-            torch.nn.utils.clip_grad_norm_(
-                policy.parameters(), settings.max_grad_norm
-            )
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
             optimizer.step()
             records.append(torch.stack([v.detach() for v in losses.values()]))
     means = torch.stack(records).mean(0).tolist()

@@ -51,7 +51,9 @@ class RecurrentPolicy(nn.Module):
         self.gru = nn.GRU(n_inputs, hidden_size)
         self.actor = nn.Linear(hidden_size, action.width)
         self.critic = nn.Linear(hidden_size, 1)
-        self.log_std = nn.Parameter(torch.zeros(() if action.is_discrete else action.width))
+        self.log_std = nn.Parameter(
+            torch.zeros(() if action.is_discrete else action.width)
+        )
         self.observation_moments = RunningMoments(observation.width)
         self.reward_moments = RunningMoments(1)
 
@@ -76,7 +78,9 @@ class RecurrentPolicy(nn.Module):
         inputs = self.inputs(state, observation)
         features, hidden = self.gru(inputs[None], state.hidden[None])
         distribution, value = self.heads(features[0])
-        chosen = distribution.mode() if deterministic else distribution.sample(generator)
+        chosen = (
+            distribution.mode() if deterministic else distribution.sample(generator)
+        )
         recorded = {
             "inputs": inputs,
             "hidden": state.hidden,

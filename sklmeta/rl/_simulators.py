@@ -94,7 +94,12 @@ class Simulator(ABC):
             truncated = torch.zeros_like(terminated)
         else:
             truncated = self._n_steps >= self.max_episode_steps
-        return Step(self._observe(), reward, terminated, truncated, self._all)
+        success = self._succeeded(terminated)
+        return Step(self._observe(), reward, terminated, truncated, self._all, success)
+
+    def _succeeded(self, terminated: Tensor) -> Tensor | None:
+        """Return what the environment calls success (B,), None if nothing."""
+        return None
 
     def close(self) -> None:
-        pass
+        """Do nothing: tensors are given back by themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from sklmeta._episodes import scoring_seed, task_seed
-from sklmeta._parameters import check_choice, check_integer, check_positive, shown
+from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._online import OnlinePolicy
 from sklmeta.rl._spaces import SpaceCode, space_code
@@ -320,7 +320,9 @@ class BaseAgent(BaseEstimator):
         n_episodes = self._count(n_episodes)
         return pd.concat(
             [
-                self._curve_frame(tasks, *self._curves(policy, envs, n_episodes, chance))
+                self._curve_frame(
+                    tasks, *self._curves(policy, envs, n_episodes, chance)
+                )
                 for tasks, policy, envs, chance in self._in_parts(X)
             ],
             ignore_index=True,

@@ -187,9 +187,7 @@ class AdaptedPolicy:
         """Say that the environment was reset: an episode of the same trial begins."""
         if self._acted:
             mask = torch.ones(1, dtype=torch.bool)
-            self._state = self._policy.begin_episode(
-                self._state, mask, self._generator
-            )
+            self._state = self._policy.begin_episode(self._state, mask, self._generator)
         self._acted, self._pending = False, None
 
     def reset(self) -> None:

@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklmeta._parameters import check_fraction, check_integer, check_not_negative, check_positive
+from sklmeta._parameters import (
+    check_fraction,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
 from sklmeta.rl._advantages import advantage_estimates, discounted_sums
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._meta_trained import MetaTrainedAgent, Training
@@ -200,7 +205,9 @@ class RL2Agent(MetaTrainedAgent):
         )
         target = learner.value_targets(advantage + value)
         spread = advantage[valid].std() + 1e-8
-        advantage = torch.where(valid, (advantage - advantage[valid].mean()) / spread, 0.0)
+        advantage = torch.where(
+            valid, (advantage - advantage[valid].mean()) / spread, 0.0
+        )
         return _cut(
             Sequences(
                 recorded["inputs"],

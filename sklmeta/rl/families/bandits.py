@@ -48,10 +48,12 @@ class BanditEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
+        """Begin an episode."""
         super().reset(seed=seed)
         return 0, {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Pull an arm."""
         paid = self.np_random.random() < self.probabilities[action]
         return 0, float(paid), True, False, {}
 

@@ -1,0 +1,26 @@
+"""Small pictures of environments, drawn with numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["blank", "disc"]
+
+SIDE = 128
+Color = tuple[int, int, int]
+
+
+def blank() -> NDArray[np.uint8]:
+    """Return a white picture (side, side, 3)."""
+    return np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
+
+
+def disc(
+    picture: NDArray[np.uint8], center: ArrayLike, radius: float, color: Color
+) -> None:
+    """Draw a disc; `center` and `radius` in units of half the picture's side."""
+    x, y = np.asarray(center, dtype=float)
+    grid = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    inside = (grid[None, :] - x) ** 2 + (-grid[:, None] - y) ** 2 <= radius**2
+    picture[inside] = color
