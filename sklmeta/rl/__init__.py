@@ -8,6 +8,8 @@ from sklmeta.rl.families import (
     TabularMDPEnv,
     TabularMDPs,
 )
+from sklmeta.rl.maml import MAMLAgent
+from sklmeta.rl.promp import ProMPAgent
 from sklmeta.rl.rl2 import RL2Agent
 from sklmeta.rl.tasks import EnvTask, EnvTaskDistribution, as_env_tasks
 
@@ -16,8 +18,10 @@ __all__ = [
     "BernoulliBandits",
     "EnvTask",
     "EnvTaskDistribution",
+    "MAMLAgent",
     "PointGoalEnv",
     "PointGoals",
+    "ProMPAgent",
     "RL2Agent",
     "TabularMDPEnv",
     "TabularMDPs",

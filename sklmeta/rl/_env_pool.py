@@ -29,12 +29,18 @@ class EnvPool:
         for start in range(0, len(tasks), 10_000):
             yield list(tasks[start : start + 10_000])
 
+    @staticmethod
+    def simulates(tasks: Sequence[EnvTask]) -> bool:
+        return True
+
     def batched(
         self,
         tasks: Sequence[EnvTask],
         seed: int,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device,
+        copies: int = 1,
     ) -> BatchedEnvs:
+        tasks = [task for task in tasks for _ in range(copies)]
         first = tasks[0]
         generator = torch.Generator(device).manual_seed(seed)
         return first.env_fn.simulator(

@@ -83,17 +83,18 @@ class RecurrentPolicy(nn.Module):
         )
         recorded = {
             "inputs": inputs,
+            "chosen": chosen,
             "hidden": state.hidden,
             "log_prob": distribution.log_prob(chosen),
             "value": value,
         }
-        action = chosen if self.action.is_discrete else self._shaped(chosen)
+        action = chosen if self.action.is_discrete else self.action.from_unit(chosen)
         return Decision(action, state._replace(hidden=hidden[0]), recorded)
 
     def observe(self, state: RecurrentState, experience: Experience) -> RecurrentState:
         return RecurrentState(
             state.hidden,
-            self.action.code(experience.action),
+            self.action.unit(experience.action),
             experience.reward,
             torch.zeros_like(state.begins),
         )
@@ -129,10 +130,3 @@ class RecurrentPolicy(nn.Module):
         """
         features, _ = self.gru(inputs, hidden[None].contiguous())
         return self.heads(features)
-
-    def coded(self, action: Tensor) -> Tensor:
-        """Return actions as the distribution takes them."""
-        return action if self.action.is_discrete else self.action.code(action)
-
-    def _shaped(self, action: Tensor) -> Tensor:
-        return action.view(*action.shape[:-1], *self.action.shape)

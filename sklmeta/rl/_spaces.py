@@ -84,6 +84,30 @@ class SpaceCode:
             return array + self.start
         return np.clip(array, self.low, self.high)
 
+    def unit(self, values: Tensor) -> Tensor:
+        """Return actions in units of their limits, as `code` does, (..., width)."""
+        code = self.code(values)
+        if self.is_discrete:
+            return code
+        center, half = self._center_and_half(values.device)
+        return (code - center) / half
+
+    def from_unit(self, code: Tensor) -> Tensor:
+        """Return the values of a Box that `unit` gave a code of."""
+        center, half = self._center_and_half(code.device)
+        return (center + half * code).view(*code.shape[:-1], *self.shape)
+
+    def _center_and_half(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the middle and the half width of a Box, 0 and 1 where it has none."""
+        low, high = np.ravel(self.low), np.ravel(self.high)
+        bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+        with np.errstate(invalid="ignore", over="ignore"):
+            center = np.where(bounded, (low + high) / 2, 0)
+            half = np.where(bounded, (high - low) / 2, 1)
+        both = np.stack([center, half]).astype(np.float32)
+        center_tensor, half_tensor = torch.as_tensor(both, device=device)
+        return center_tensor, half_tensor
+
     def clipped(self, values: Tensor) -> Tensor:
         """Return values of a Box inside its limits."""
         if self.low is None or self.high is None:

@@ -13,17 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklmeta._episodes import scoring_seed, task_seed
 from sklmeta._parameters import check_choice, check_integer, check_positive
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._online import OnlinePolicy
 from sklmeta.rl._spaces import SpaceCode, space_code
-from sklmeta.rl._trials import Trials, run_trials
 from sklmeta.rl.policies import AdaptedPolicy
 from sklmeta.rl.tasks import EnvTask, EnvTaskDistribution, as_env_tasks
 
 __all__ = ["BaseAgent"]
+
+CPU = torch.device("cpu")
 
 # Tasks of a distribution that are drawn to score.
 N_SCORED_TASKS = 200
@@ -32,8 +34,8 @@ N_SCORED_TASKS = 200
 class BaseAgent(BaseEstimator):
     """Base of all agents: their verbs, whatever the algorithm.
 
-    Subclasses add `fit`, which ends in `_keep_spaces`, and `_online_policy`; those
-    that adapt otherwise than by acting override `_adapted_trials` and `_curves`.
+    Subclasses add `fit`, which calls `_keep_spaces`, and say how they adapt:
+    `_unadapted`, `_adapt_in` and `_curves_in`.
     """
 
     # Parameters of all agents, declared for those who read.
@@ -58,30 +60,37 @@ class BaseAgent(BaseEstimator):
         if self.step_timeout is not None:
             check_positive("step_timeout", self.step_timeout)
 
-    def _online_policy(self, device: torch.device) -> OnlinePolicy:
-        """Return the policy that acts in trials, on a device."""
+    def _unadapted(self) -> tuple[OnlinePolicy, Any]:
+        """Return the policy and its state in an environment of which nothing is known.
+
+        Both on the CPU, for one trial.
+        """
         raise NotImplementedError
 
-    def _adapted_trials(
-        self, policy: Any, envs: Any, n_episodes: int, generator: torch.Generator
-    ) -> Trials:
-        """Adapt in every environment; the state of the result is what was learned."""
-        return run_trials(
-            policy, envs, n_episodes, generator, deterministic=self.deterministic
-        )
+    def _adapt_in(
+        self, envs: Any, copies: int, n_episodes: int, generator: torch.Generator
+    ) -> tuple[OnlinePolicy, Any, Tensor]:
+        """Adapt in T environments, `copies` of each side by side.
 
-    def _scored_trials(
-        self, policy: Any, envs: Any, n_episodes: int, generator: torch.Generator
-    ) -> Trials:
-        """Return the trials that `score` averages."""
-        return self._adapted_trials(policy, envs, n_episodes, generator)
+        Returns the policy, its state, and the returns of all episodes (T, n).
+        """
+        raise NotImplementedError
 
-    def _curves(
-        self, policy: Any, envs: Any, n: int, generator: torch.Generator
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return return and success (B, points) along adaptation."""
-        trials = self._adapted_trials(policy, envs, n, generator)
-        return trials.returns.cpu().numpy(), trials.success.cpu().numpy()
+    def _judged_in(
+        self, envs: Any, copies: int, n_episodes: int, generator: torch.Generator
+    ) -> Tensor:
+        """Return the returns that `score` averages, (T, n)."""
+        return self._adapt_in(envs, copies, n_episodes, generator)[2]
+
+    def _curves_in(
+        self, envs: Any, copies: int, n_episodes: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return return and success along adaptation, (T, n)."""
+        raise NotImplementedError
+
+    def _n_copies(self, tasks: Sequence[EnvTask], n_episodes: int) -> int:
+        """Return how many environments of a task are run side by side."""
+        return 1
 
     # What is learned -------------------------------------------------------------
 
@@ -95,7 +104,7 @@ class BaseAgent(BaseEstimator):
     def _keep_spaces(self, task: EnvTask) -> None:
         """Set the spaces of a task; forget what was adapted before."""
         with self._pool() as pool:
-            envs = pool.batched([task], seed=0)
+            envs = pool.batched([task], 0, CPU)
             spaces = envs.observation_space, envs.action_space
         self.observation_space_, self.action_space_ = spaces
         _ = self._codes  # refuses spaces that no net reads
@@ -138,32 +147,32 @@ class BaseAgent(BaseEstimator):
         check_is_fitted(self)
         self._check_parameters()
         n_episodes = self._count(n_episodes)
-        policy = self._online_policy(torch.device("cpu"))
         seed = scoring_seed(self.random_state)
         if env is None:
-            state = policy.initial(1, torch.device("cpu"))
+            policy, state = self._unadapted()
             returns: NDArray[Any] = np.zeros(0)
         else:
-            trials = self._adapted_to(env, policy, n_episodes, seed)
-            state, returns = trials.state, trials.returns[0].numpy()
+            policy, state, returns = self._adapted_to(env, n_episodes, seed)
         self.adapted_ = AdaptedPolicy(
             policy, state, *self._codes, seed, self.deterministic, returns
         )
         return self.adapted_
 
     def _adapted_to(
-        self, env: Any, policy: OnlinePolicy, n_episodes: int, seed: int
-    ) -> Trials:
+        self, env: Any, n_episodes: int, seed: int
+    ) -> tuple[OnlinePolicy, Any, NDArray[Any]]:
         with self._pool() as pool:
             if isinstance(env, gymnasium.Env):
-                envs = pool.of_env(env)
+                copies, envs = 1, pool.of_env(env)
             else:
                 task = as_env_tasks(env)[0]
                 seed = task_seed(task.name, seed)
-                envs = pool.batched([task], seed=seed)
+                copies = self._n_copies([task], n_episodes)
+                envs = pool.batched([task], seed, CPU, copies)
             self._refuse_other_spaces(envs)
             generator = torch.Generator().manual_seed(seed)
-            return self._adapted_trials(policy, envs, n_episodes, generator)
+            policy, state, returns = self._adapt_in(envs, copies, n_episodes, generator)
+        return policy, state, returns[0].numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the likeliest action for each observation, in the adapted environment.
@@ -284,11 +293,11 @@ class BaseAgent(BaseEstimator):
         """
         check_is_fitted(self)
         self._check_parameters()
-        total = [
-            self._scored_trials(policy, envs, self.n_episodes, generator).returns
-            for _, policy, envs, generator in self._in_parts(X)
+        returns = [
+            self._judged_in(*where).cpu()
+            for _, where in self._in_parts(X, self.n_episodes)
         ]
-        return float(torch.cat(total).mean())
+        return float(torch.cat(returns).mean())
 
     def adaptation_curve(self, X: Any, n_episodes: int | None = None) -> pd.DataFrame:
         """Return what is earned along adaptation, in each of many environments.
@@ -318,18 +327,14 @@ class BaseAgent(BaseEstimator):
         check_is_fitted(self)
         self._check_parameters()
         n_episodes = self._count(n_episodes)
-        return pd.concat(
-            [
-                self._curve_frame(
-                    tasks, *self._curves(policy, envs, n_episodes, chance)
-                )
-                for tasks, policy, envs, chance in self._in_parts(X)
-            ],
-            ignore_index=True,
-        )
+        frames = [
+            self._curve_frame(tasks, *self._curves_in(*where))
+            for tasks, where in self._in_parts(X, n_episodes)
+        ]
+        return pd.concat(frames, ignore_index=True)
 
     def _curve_frame(
-        self, tasks: Sequence[EnvTask], returns: NDArray[Any], success: NDArray[Any]
+        self, tasks: Sequence[EnvTask], returns: Tensor, success: Tensor
     ) -> pd.DataFrame:
         axis, first = self._curve_axis
         n_points = returns.shape[1]
@@ -337,30 +342,31 @@ class BaseAgent(BaseEstimator):
             "task": np.repeat(_objects([task.name for task in tasks]), n_points),
             "group": np.repeat(_objects([task.group for task in tasks]), n_points),
             axis: np.tile(np.arange(first, first + n_points), len(tasks)),
-            "return": returns.ravel(),
+            "return": returns.flatten().cpu().numpy(),
         }
-        if not np.isnan(success).all():
-            columns["success"] = success.ravel()
+        if not success.isnan().all():
+            columns["success"] = success.flatten().cpu().numpy()
         return pd.DataFrame(columns)
 
-    def _in_parts(self, X: Any) -> Iterator[tuple[list[EnvTask], Any, Any, Any]]:
-        """Yield tasks with policy, environments and chance, as many as run at once."""
+    def _in_parts(
+        self, X: Any, n_episodes: int
+    ) -> Iterator[tuple[list[EnvTask], tuple[Any, int, int, torch.Generator]]]:
+        """Yield tasks and where to act in them, as many as run at once."""
         seed = scoring_seed(self.random_state)
         if isinstance(X, EnvTaskDistribution) and not isinstance(X, type):
             X = X.sample(N_SCORED_TASKS, random_state=seed)
-        tasks = as_env_tasks(X)
         device = self._device()
-        policy = self._online_policy(device)
         generator = torch.Generator(device).manual_seed(seed)
-        for part in EnvPool.parts(tasks):
-            with self._pool() as pool:
-                envs = pool.batched(part, seed=seed, device=device)
+        with self._pool() as pool:
+            for part in EnvPool.parts(as_env_tasks(X)):
+                copies = self._n_copies(part, n_episodes)
+                envs = pool.batched(part, seed, device, copies)
                 self._refuse_other_spaces(envs)
-                yield part, policy, envs, generator
-            seed += 1
+                yield part, (envs, copies, n_episodes, generator)
+                seed += 1
 
     def _device(self) -> torch.device:
-        return torch.device("cpu")
+        return CPU
 
     def _count(self, n_episodes: int | None) -> int:
         if n_episodes is None:

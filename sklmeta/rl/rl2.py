@@ -29,6 +29,7 @@ from sklmeta._parameters import (
 from sklmeta.rl._advantages import advantage_estimates, discounted_sums
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._meta_trained import MetaTrainedAgent, Training
+from sklmeta.rl._online_agent import OnlineAgent
 from sklmeta.rl._ppo import PPOSettings, Sequences, ppo_update
 from sklmeta.rl._recurrent_policy import RecurrentPolicy
 from sklmeta.rl._running import RunningMoments
@@ -56,7 +57,7 @@ class RL2(nn.Module):
         return (values - self.return_moments.mean) / self.return_moments.std
 
 
-class RL2Agent(MetaTrainedAgent):
+class RL2Agent(OnlineAgent, MetaTrainedAgent):
     """RL^2: meta-reinforcement learning by a recurrent policy.
 
     Parameters
@@ -212,7 +213,7 @@ class RL2Agent(MetaTrainedAgent):
             Sequences(
                 recorded["inputs"],
                 recorded["hidden"],
-                learner.policy.coded(rollout.action),
+                recorded["chosen"],
                 recorded["log_prob"],
                 advantage,
                 target,
