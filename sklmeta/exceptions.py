@@ -1,5 +1,7 @@
 """Errors and warnings of sklmeta, each a subclass of what scikit-learn users catch."""
 
+from collections.abc import Hashable
+
 __all__ = [
     "CompilationWarning",
     "EnvTaskError",
@@ -14,7 +16,25 @@ class CompilationWarning(UserWarning):
 
 
 class EnvTaskError(RuntimeError):
-    pass
+    """An environment failed: it raised, hung, or gave what its spaces do not hold.
+
+    All environments are closed, and agents keep what they have learned so far.
+
+    Parameters
+    ----------
+    message : str
+        Names the task, what happened and what to do.
+    task_name : hashable, default=None
+        Name of the task.
+    """
+
+    def __init__(self, message: str, task_name: Hashable = None) -> None:
+        super().__init__(message)
+        self.task_name = task_name
+
+    def __reduce__(self) -> tuple[type, tuple[str, Hashable]]:
+        """Let the error pass from one process to another."""
+        return type(self), (str(self), self.task_name)
 
 
 class MetaTrainingError(ValueError):

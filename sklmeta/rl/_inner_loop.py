@@ -23,7 +23,7 @@ Objective = Callable[[ActionDistribution, TaskBatch], Tensor]
 
 
 def score_function(distribution: ActionDistribution, batch: TaskBatch) -> Tensor:
-    """Return mean(log pi(a) A): the inner objective of MAML (equation 5 of its paper)."""
+    """Return mean(log pi(a) A), the inner objective of MAML (its equation 5)."""
     return batch.mean(distribution.log_prob(batch.chosen) * batch.advantage)
 
 

@@ -101,5 +101,5 @@ class Simulator(ABC):
         """Return what the environment calls success (B,), None if nothing."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Do nothing: tensors are given back by themselves."""

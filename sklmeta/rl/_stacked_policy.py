@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,10 +43,7 @@ class PolicyNet(nn.Module):
         super().__init__()
         self.observation, self.action = observation, action
         widths = [observation.width, *hidden_sizes, action.width]
-        layers = [
-            nn.Linear(n_in, n_out)
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
-        ]
+        layers = [nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)]
         with torch.no_grad():
             layers[-1].weight.mul_(0.1)
         weights = [p for layer in layers for p in (layer.weight.t(), layer.bias)]

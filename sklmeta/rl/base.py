@@ -390,8 +390,9 @@ class BaseAgent(BaseEstimator):
         check_is_fitted(self)
         if not hasattr(self, "adapted_"):
             raise NotFittedError(
-                f"This {type(self).__name__} is not adapted to an environment yet. Call "
-                "adapt(env) first, or adapt() to act in one of which nothing is known."
+                f"This {type(self).__name__} is not adapted to an environment yet. "
+                "Call adapt(env) first, or adapt() to act in one of which nothing is "
+                "known."
             )
         return self.adapted_
 

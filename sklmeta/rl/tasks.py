@@ -57,7 +57,8 @@ class EnvTask:
             )
         if not isinstance(self.kwargs, Mapping):
             raise TypeError(
-                f"kwargs must be a mapping of names to values, got {shown(self.kwargs)}."
+                "kwargs must be a mapping of names to values, got "
+                f"{shown(self.kwargs)}."
             )
         if self.max_episode_steps is not None:
             check_integer("max_episode_steps", self.max_episode_steps, 1)
