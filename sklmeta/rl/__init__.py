@@ -1,5 +1,21 @@
 """Meta-reinforcement learning: fit on environments, adapt to a new one, act in it."""
 
+try:
+    import gymnasium  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "sklmeta.rl needs gymnasium. Install it: pip install 'sklmeta[rl]'"
+    ) from error
+
+from sklmeta.rl.bandit_optimum import bayes_optimal_bandit_value
+from sklmeta.rl.base import BaseAgent
+from sklmeta.rl.baselines import (
+    BayesOptimalBanditAgent,
+    PSRLAgent,
+    RandomAgent,
+    ThompsonSamplingAgent,
+    UCB1Agent,
+)
 from sklmeta.rl.families import (
     BanditEnv,
     BernoulliBandits,
@@ -9,21 +25,30 @@ from sklmeta.rl.families import (
     TabularMDPs,
 )
 from sklmeta.rl.maml import MAMLAgent
+from sklmeta.rl.policies import AdaptedPolicy
 from sklmeta.rl.promp import ProMPAgent
 from sklmeta.rl.rl2 import RL2Agent
 from sklmeta.rl.tasks import EnvTask, EnvTaskDistribution, as_env_tasks
 
 __all__ = [
+    "AdaptedPolicy",
     "BanditEnv",
+    "BaseAgent",
+    "BayesOptimalBanditAgent",
     "BernoulliBandits",
     "EnvTask",
     "EnvTaskDistribution",
     "MAMLAgent",
+    "PSRLAgent",
     "PointGoalEnv",
     "PointGoals",
     "ProMPAgent",
     "RL2Agent",
+    "RandomAgent",
     "TabularMDPEnv",
     "TabularMDPs",
+    "ThompsonSamplingAgent",
+    "UCB1Agent",
     "as_env_tasks",
+    "bayes_optimal_bandit_value",
 ]
