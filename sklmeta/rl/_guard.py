@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from numpy.typing import NDArray
 
 __all__ = ["FAILURE", "PARK", "GuardedEnv", "Spaces"]
 
@@ -155,8 +154,7 @@ def _kept(info: Any) -> dict[str, Any]:
     return {}
 
 
-def _nothing(space: gymnasium.Space) -> Any:
+def _nothing(space: Any) -> Any:
     if isinstance(space, Discrete):
         return space.start
-    zeros: NDArray[Any] = np.zeros(space.shape, space.dtype)
-    return zeros
+    return np.zeros(space.shape, space.dtype)

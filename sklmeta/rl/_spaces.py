@@ -99,7 +99,7 @@ class SpaceCode:
 
     def _center_and_half(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the middle and the half width of a Box, 0 and 1 where it has none."""
-        low, high = np.ravel(self.low), np.ravel(self.high)
+        low, high = np.ravel(np.asarray(self.low)), np.ravel(np.asarray(self.high))
         bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
         with np.errstate(invalid="ignore", over="ignore"):
             center = np.where(bounded, (low + high) / 2, 0)

@@ -98,13 +98,12 @@ class GymVector:
         # Where an environment resets itself in the next step, that step is not one.
         valid = ~resting
         self._ended = ended | (resting & self._must_be_told)
-        as_bool = {"dtype": torch.bool, "device": self.device}
         return Step(
             self._tensor(final),
             torch.as_tensor(reward, dtype=torch.float32, device=self.device),
-            torch.as_tensor(terminated, **as_bool),
-            torch.as_tensor(truncated, **as_bool),
-            torch.as_tensor(valid, **as_bool),
+            torch.as_tensor(terminated, device=self.device),
+            torch.as_tensor(truncated, device=self.device),
+            torch.as_tensor(valid, device=self.device),
             self._success(infos),
         )
 

@@ -78,6 +78,8 @@ class AdaptedPolicy:
         self._observation, self._action = observation, action
         self._seed, self._deterministic = seed, deterministic
         self.returns_ = np.asarray(returns)
+        self._state: Any = None
+        self._pending: tuple[Tensor, Decision] | None = None
         self.reset()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -194,7 +196,7 @@ class AdaptedPolicy:
         """Forget what happened since adaptation."""
         self._generator = self._fresh_generator()
         self._state = self._adapted_state
-        self._pending: tuple[Tensor, Decision] | None = None
+        self._pending = None
         # Whether the state knows of an episode after which another one can begin.
         self._acted = len(self.returns_) > 0
 

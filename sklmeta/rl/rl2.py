@@ -42,6 +42,9 @@ __all__ = ["RL2", "RL2Agent"]
 class RL2(nn.Module):
     """The torch learner: the recurrent policy and the scale of its returns."""
 
+    policy: RecurrentPolicy
+    return_moments: RunningMoments
+
     def __init__(self, policy: RecurrentPolicy) -> None:
         super().__init__()
         self.policy = policy
@@ -161,22 +164,25 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
         return torch.optim.Adam(learner.parameters(), self.lr, eps=1e-5)
 
     def _online_policy(self, device: torch.device) -> RecurrentPolicy:
-        return self.learner_.policy.to(device)
+        learner: Any = self.learner_
+        return learner.policy.to(device)
 
     def _update(
         self, training: Training, pool: EnvPool, tasks: list[EnvTask]
     ) -> dict[str, float]:
-        learner, generator = training.learner, training.generator
+        learner: Any = training.learner
+        generator = training.generator
         envs = pool.batched(tasks, training.next_seed(), generator.device)
         trials = run_trials(
             learner.policy, envs, self.n_episodes, generator, record=True
         )
-        data = self._training_data(learner, trials.rollout)
+        rollout: Any = trials.rollout
+        data = self._training_data(learner, rollout)
         losses = ppo_update(
             learner.policy, training.optimizer, data, self._ppo_settings(), generator
         )
         self._refuse_divergence(losses)
-        _take_in(learner.policy, trials.rollout)
+        _take_in(learner.policy, rollout)
         mean_return = float(trials.returns.mean())
         return {"env_steps": trials.n_steps, "return": mean_return, **losses}
 
