@@ -19,10 +19,18 @@ from sklmeta.rl.baselines import (
 from sklmeta.rl.families import (
     BanditEnv,
     BernoulliBandits,
+    CheetahDirectionEnv,
+    CheetahVelocityEnv,
+    GridMazeEnv,
+    GridMazes,
+    HalfCheetahDirection,
+    HalfCheetahVelocity,
+    MetaWorldEnv,
     PointGoalEnv,
     PointGoals,
     TabularMDPEnv,
     TabularMDPs,
+    metaworld_tasks,
 )
 from sklmeta.rl.maml import MAMLAgent
 from sklmeta.rl.policies import AdaptedPolicy
@@ -36,9 +44,16 @@ __all__ = [
     "BaseAgent",
     "BayesOptimalBanditAgent",
     "BernoulliBandits",
+    "CheetahDirectionEnv",
+    "CheetahVelocityEnv",
     "EnvTask",
     "EnvTaskDistribution",
+    "GridMazeEnv",
+    "GridMazes",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
     "MAMLAgent",
+    "MetaWorldEnv",
     "PSRLAgent",
     "PointGoalEnv",
     "PointGoals",
@@ -51,4 +66,5 @@ __all__ = [
     "UCB1Agent",
     "as_env_tasks",
     "bayes_optimal_bandit_value",
+    "metaworld_tasks",
 ]

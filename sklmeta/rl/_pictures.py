@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["blank", "disc"]
+__all__ = ["blank", "disc", "grid"]
 
 SIDE = 128
 Color = tuple[int, int, int]
@@ -24,3 +24,9 @@ def disc(
     grid = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
     inside = (grid[None, :] - x) ** 2 + (-grid[:, None] - y) ** 2 <= radius**2
     picture[inside] = color
+
+
+def grid(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return cells (rows, columns, 3) as a picture, each a square of whole pixels."""
+    pixels = max(1, SIDE // max(colors.shape[:2]))
+    return colors.repeat(pixels, 0).repeat(pixels, 1)
