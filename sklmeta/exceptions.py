@@ -5,6 +5,7 @@ from collections.abc import Hashable
 __all__ = [
     "CompilationWarning",
     "EnvTaskError",
+    "EnvTaskWarning",
     "MetaTrainingError",
     "SmallTaskWarning",
     "TaskLeakageWarning",
@@ -35,6 +36,10 @@ class EnvTaskError(RuntimeError):
     def __reduce__(self) -> tuple[type, tuple[str, Hashable]]:
         """Let the error pass from one process to another."""
         return type(self), (str(self), self.task_name)
+
+
+class EnvTaskWarning(UserWarning):
+    """An environment failed, and meta-training goes on without its task."""
 
 
 class MetaTrainingError(ValueError):

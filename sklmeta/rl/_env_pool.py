@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +93,19 @@ class EnvPool:
         names = [task.name for task in every]
         return GymVector(vector, names, seed, device, True, self.step_timeout)
 
+    def spaces_of(self, task: EnvTask) -> Spaces:
+        """Return the spaces of a task's environment.
+
+        Raises
+        ------
+        EnvTaskError
+            If it cannot be made.
+        """
+        if self.simulates([task]):
+            envs = self._simulator([task], 0, torch.device("cpu"))
+            return envs.observation_space, envs.action_space
+        return _spaces_of(task)
+
     def of_env(self, env: gymnasium.Env) -> BatchedEnvs:
         """Return an environment of the user's, who closes it, as a batch of one."""
         spaces = env.observation_space, env.action_space
@@ -145,12 +159,16 @@ class EnvPool:
         makers = [
             partial(GuardedEnv, task.make_env, self._known_spaces) for task in tasks
         ]
-        # A fork of a process that computes with threads can hang.
-        vector = AsyncVectorEnv(
-            makers,
-            autoreset_mode=AutoresetMode.DISABLED,
-            context="forkserver" if os.name == "posix" else "spawn",
-        )
+        try:
+            vector = AsyncVectorEnv(
+                makers, autoreset_mode=AutoresetMode.DISABLED, context=_start_method()
+            )
+        except (EOFError, OSError) as error:
+            raise EnvTaskError(
+                "The processes of vectorization='async' ended while they started. "
+                "They import the script that starts them: put its code under "
+                "if __name__ == '__main__':, or use vectorization='sync'."
+            ) from error
         self._processes = list(tasks), vector
         return vector
 
@@ -165,6 +183,15 @@ class EnvPool:
             _, vector = self._processes
             self._processes = None
             GymVector(vector, [], 0, torch.device("cpu")).close()
+
+
+def _start_method() -> str:
+    """Return how processes start: by forks of one that has imported what they need."""
+    if os.name != "posix":
+        return "spawn"
+    # Has an effect before the first process only.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    return "forkserver"
 
 
 def _same(env: gymnasium.Env) -> gymnasium.Env:

@@ -17,6 +17,7 @@ from sklmeta.rl._online import OnlinePolicy
 from sklmeta.rl._stacked_policy import PolicyNet, StackedPolicy, Weights
 from sklmeta.rl._task_batches import TaskBatch, task_batch
 from sklmeta.rl._trials import Trials, run_trials
+from sklmeta.rl.base import CPU
 from sklmeta.rl.tasks import EnvTask
 
 __all__ = ["GradientAgent"]
@@ -129,18 +130,14 @@ class GradientAgent(MetaTrainedAgent):
         # nothing, all of a task are run side by side.
         return n_episodes if EnvPool.simulates(tasks) else 1
 
-    def _net(self, device: torch.device) -> PolicyNet:
-        net: Any = self.learner_
-        return net.to(device)
-
     def _unadapted(self) -> tuple[OnlinePolicy, Any]:
-        net = self._net(torch.device("cpu"))
+        net = self._learner_on(CPU)
         return StackedPolicy(net, _detached(net.stacked(1))), ()
 
     def _adapt_in(
         self, envs: Any, copies: int, n_episodes: int, generator: torch.Generator
     ) -> tuple[OnlinePolicy, Any, Tensor]:
-        net = self._net(generator.device)
+        net = self._learner_on(generator.device)
         stages = self._stages(net, envs, copies, n_episodes, generator, last=False)
         returns = torch.cat([_by_task(t.returns, copies) for t in stages.trials], 1)
         return StackedPolicy(net, stages.weights), (), returns
@@ -161,7 +158,7 @@ class GradientAgent(MetaTrainedAgent):
     def _curves_in(
         self, envs: Any, copies: int, n_episodes: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        net = self._net(generator.device)
+        net = self._learner_on(generator.device)
         stages = self._stages(net, envs, copies, n_episodes, generator)
         returns = [_by_task(t.returns, copies).mean(1) for t in stages.trials]
         success = [_by_task(t.success, copies).mean(1) for t in stages.trials]

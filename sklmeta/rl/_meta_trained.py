@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +18,18 @@ from sklmeta._parameters import (
     check_integer,
     resolve_device,
 )
-from sklmeta.exceptions import MetaTrainingError
+from sklmeta.exceptions import EnvTaskError, EnvTaskWarning, MetaTrainingError
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._sources import TaskSource, task_source
-from sklmeta.rl.base import BaseAgent
+from sklmeta.rl.base import CPU, BaseAgent
 from sklmeta.rl.tasks import EnvTask
 
 __all__ = ["MetaTrainedAgent", "Training"]
+
+Result = TypeVar("Result")
+
+# Environments that may fail one after the other, with `env_errors="warn"`.
+MOST_FAILURES = 20
 
 
 @dataclass
@@ -129,7 +136,7 @@ class MetaTrainedAgent(BaseAgent):
             training = deepcopy(self._training)
             training.learner.to(device)
             return training
-        self._keep_spaces(source.draw(1)[0])
+        self._without_failures(lambda: self._keep_spaces(source.draw(1)[0]), source)
         seed = int(rng.randint(np.iinfo(np.int32).max))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -140,8 +147,7 @@ class MetaTrainedAgent(BaseAgent):
 
     def _train(self, training: Training, pool: EnvPool, source: TaskSource) -> None:
         for _ in range(self.max_iter):
-            tasks = source.draw(self.batch_size)
-            row = self._update(training, pool, tasks)
+            row = self._next_row(training, pool, source)
             training.n_env_steps += int(row["env_steps"])
             row["env_steps"] = training.n_env_steps
             training.history.append(row)
@@ -149,6 +155,43 @@ class MetaTrainedAgent(BaseAgent):
             limit = self.max_env_steps
             if limit is not None and training.n_env_steps >= limit:
                 break
+
+    def _next_row(
+        self, training: Training, pool: EnvPool, source: TaskSource
+    ) -> dict[str, float]:
+        """Make an update."""
+
+        def update() -> dict[str, float]:
+            try:
+                return self._update(training, pool, source.draw(self.batch_size))
+            except EnvTaskError:
+                pool.close()
+                raise
+
+        return self._without_failures(update, source)
+
+    def _without_failures(
+        self, attempt: Callable[[], Result], source: TaskSource
+    ) -> Result:
+        """Return what an attempt gives, with ``env_errors="warn"`` one of many.
+
+        Tasks that fail are left out of the next attempts.
+        """
+        for place in range(MOST_FAILURES):
+            try:
+                return attempt()
+            except EnvTaskError as error:
+                is_last = place == MOST_FAILURES - 1
+                if self.env_errors == "raise" or is_last:
+                    raise
+                if not source.drop(error.task_name):
+                    raise
+                warnings.warn(
+                    f"{error} Meta-training goes on without it.",
+                    EnvTaskWarning,
+                    stacklevel=2,
+                )
+        raise AssertionError("unreachable")
 
     def _keep(self, training: Training) -> None:
         self.learner_ = training.learner
@@ -163,6 +206,22 @@ class MetaTrainedAgent(BaseAgent):
             row = training.history[-1]
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
             print(f"update {len(training.history)}: {numbers}")
+
+    def _learner_on(self, device: torch.device) -> Any:
+        """Return the learner on a device; a copy where it is on another."""
+        learner = self.learner_
+        if next(learner.parameters()).device == device:
+            return learner
+        return deepcopy(learner).to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle tensors of the CPU, and what training holds only to go on with it."""
+        state = super().__getstate__()
+        if "learner_" in state:
+            state["learner_"] = self._learner_on(CPU)
+        if not self.warm_start:
+            state.pop("_training", None)
+        return state
 
     def _refuse_divergence(self, losses: dict[str, float]) -> None:
         if not all(np.isfinite(value) for value in losses.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -93,8 +94,8 @@ class GymVector:
         self._observation = observation
         ended = terminated | truncated
         final = self._final_observation(observation, infos, ended)
-        self._refuse_not_finite(final, "observation")
-        self._refuse_not_finite(reward, "reward")
+        self._refuse_not_finite(final, "an observation")
+        self._refuse_not_finite(reward, "a reward")
         # Where an environment resets itself in the next step, that step is not one.
         valid = ~resting
         self._ended = ended | (resting & self._must_be_told)
@@ -123,7 +124,7 @@ class GymVector:
         seeds, self._seeds = self._seeds, None
         options = {} if chosen.all() else {"reset_mask": chosen}
         observation, _ = self._answer("reset", seed=seeds, options=options)
-        self._refuse_not_finite(observation, "observation")
+        self._refuse_not_finite(observation, "an observation")
         self._observation = observation
 
     def _park(self, resting: NDArray[np.bool_]) -> None:
@@ -203,13 +204,20 @@ class GymVector:
     def _give_up(
         self, places: Iterable[int], what: str, cause: BaseException | None
     ) -> None:
-        self._terminate()
-        with suppress(Exception):
-            self.vector.close()
+        self._close_by_force()
         named = [self.names[i] for i in places] or [None]
         raise EnvTaskError(
             f"The environment of task {named[0]!r} {what}. {WHAT_TO_DO}", named[0]
         ) from cause
+
+    def _close_by_force(self) -> None:
+        """Close all environments while some may hang or be gone."""
+        processes = hasattr(self.vector, "processes")
+        with warnings.catch_warnings(), suppress(Exception):
+            warnings.simplefilter("ignore")  # that a step was not waited for
+            self.vector.close(**({"terminate": True} if processes else {}))
+        self.vector.closed = True  # or it tries again when it is collected
+        self._terminate()
 
     def _terminate(self) -> None:
         for process in getattr(self.vector, "processes", []):
@@ -223,7 +231,7 @@ class GymVector:
             return
         rows = np.isfinite(array.reshape(self.n_envs, -1)).all(1)
         place = int(np.flatnonzero(~rows)[0])
-        self._give_up([place], f"gave a {what} that is not finite", None)
+        self._give_up([place], f"gave {what} that is not finite", None)
 
     def _tensor(self, observation: Any) -> Tensor:
         # A copy: vector environments may write the next one to the same memory.

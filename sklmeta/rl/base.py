@@ -59,6 +59,11 @@ class BaseAgent(BaseEstimator):
         check_choice("vectorization", self.vectorization, ["sync", "async"])
         if self.step_timeout is not None:
             check_positive("step_timeout", self.step_timeout)
+            if self.vectorization == "sync":
+                raise ValueError(
+                    "step_timeout has an effect with vectorization='async' only: an "
+                    "environment of this process cannot be interrupted."
+                )
 
     def _unadapted(self) -> tuple[OnlinePolicy, Any]:
         """Return the policy and its state in an environment of which nothing is known.
@@ -104,8 +109,7 @@ class BaseAgent(BaseEstimator):
     def _keep_spaces(self, task: EnvTask) -> None:
         """Set the spaces of a task; forget what was adapted before."""
         with self._pool() as pool:
-            envs = pool.batched([task], 0, CPU)
-            spaces = envs.observation_space, envs.action_space
+            spaces = pool.spaces_of(task)
         self.observation_space_, self.action_space_ = spaces
         _ = self._codes  # refuses spaces that no net reads
         self.__dict__.pop("adapted_", None)

@@ -164,8 +164,7 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
         return torch.optim.Adam(learner.parameters(), self.lr, eps=1e-5)
 
     def _online_policy(self, device: torch.device) -> RecurrentPolicy:
-        learner: Any = self.learner_
-        return learner.policy.to(device)
+        return self._learner_on(device).policy
 
     def _update(
         self, training: Training, pool: EnvPool, tasks: list[EnvTask]

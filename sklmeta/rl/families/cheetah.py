@@ -1,4 +1,4 @@
-"""A running robot, MuJoCo's half cheetah, with a direction or a velocity as its goal."""
+"""MuJoCo's half cheetah, with a direction or a velocity as its goal."""
 
 from __future__ import annotations
 
