@@ -7,6 +7,7 @@ except ImportError as error:
         "sklmeta.rl needs gymnasium. Install it: pip install 'sklmeta[rl]'"
     ) from error
 
+from sklmeta.rl.adapters import RL2TrialWrapper, StableBaselinesPolicy
 from sklmeta.rl.bandit_optimum import bayes_optimal_bandit_value
 from sklmeta.rl.base import BaseAgent
 from sklmeta.rl.baselines import (
@@ -33,8 +34,10 @@ from sklmeta.rl.families import (
     metaworld_tasks,
 )
 from sklmeta.rl.maml import MAMLAgent
+from sklmeta.rl.metaworld_protocol import MetaWorldAgent
 from sklmeta.rl.policies import AdaptedPolicy
 from sklmeta.rl.promp import ProMPAgent
+from sklmeta.rl.recording import record_video
 from sklmeta.rl.rl2 import RL2Agent
 from sklmeta.rl.tasks import EnvTask, EnvTaskDistribution, as_env_tasks
 
@@ -53,13 +56,16 @@ __all__ = [
     "HalfCheetahDirection",
     "HalfCheetahVelocity",
     "MAMLAgent",
+    "MetaWorldAgent",
     "MetaWorldEnv",
     "PSRLAgent",
     "PointGoalEnv",
     "PointGoals",
     "ProMPAgent",
     "RL2Agent",
+    "RL2TrialWrapper",
     "RandomAgent",
+    "StableBaselinesPolicy",
     "TabularMDPEnv",
     "TabularMDPs",
     "ThompsonSamplingAgent",
@@ -67,4 +73,5 @@ __all__ = [
     "as_env_tasks",
     "bayes_optimal_bandit_value",
     "metaworld_tasks",
+    "record_video",
 ]

@@ -67,7 +67,6 @@ class RecurrentPolicy(nn.Module):
             torch.zeros(n_trials, device=device),
         )
 
-    @torch.no_grad()
     def act(
         self,
         state: RecurrentState,
@@ -75,7 +74,19 @@ class RecurrentPolicy(nn.Module):
         generator: torch.Generator,
         deterministic: bool = False,
     ) -> Decision:
-        inputs = self.inputs(state, observation)
+        code = self.observation.code(observation)
+        return self.act_coded(state, code, generator, deterministic)
+
+    @torch.no_grad()
+    def act_coded(
+        self,
+        state: RecurrentState,
+        code: Tensor,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> Decision:
+        """Choose actions by codes of observations (B, width)."""
+        inputs = self.inputs(state, code)
         features, hidden = self.gru(inputs[None], state.hidden[None])
         distribution, value = self.heads(features[0])
         chosen = (
@@ -106,9 +117,8 @@ class RecurrentPolicy(nn.Module):
 
     # What training asks ----------------------------------------------------------
 
-    def inputs(self, state: RecurrentState, observation: Tensor) -> Tensor:
+    def inputs(self, state: RecurrentState, code: Tensor) -> Tensor:
         """Return what the recurrent layer reads (B, n_inputs)."""
-        code = self.observation.code(observation)
         if not self.observation.is_discrete:
             code = self.observation_moments.standardised(code)
         reward = self.reward_moments.scaled(state.reward[:, None])
