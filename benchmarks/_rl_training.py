@@ -56,7 +56,7 @@ def returns_by_task(
 def trial_totals(
     agents: dict[str, BaseAgent], tasks: Sequence[EnvTask], reference: str
 ) -> list[dict[str, Any]]:
-    """Return what trials of each agent earn in all, and less what the reference's do."""
+    """Return totals of trials, and their differences to a reference agent's."""
     totals = {
         name: returns_by_task(agent, tasks).sum(1) for name, agent in agents.items()
     }

@@ -4,7 +4,7 @@
 
 RL^2 is meta-trained for some minutes on bandits whose arms pay with probabilities from
 U[0, 1]; whether it then draws its actions or takes the likeliest is chosen on
-validation bandits, and so is the exploration of UCB1. All are judged on the same 20,000
+validation bandits, and so are the parameters of UCB1. All are judged on the same 20,000
 test bandits. Where the dynamic program is small enough, no agent can earn more than its
 value in expectation. Writes ``results/rl_bandits_<arms>_<pulls>.json``.
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from _report import Benchmark, add_common_options
+from _report import Benchmark, add_common_options, format_interval
 from _rl_training import meta_train, trial_totals
+from sklearn.model_selection import ParameterGrid
 
 from sklmeta.rl import (
     BayesOptimalBanditAgent,
@@ -32,10 +33,11 @@ EXPLORATIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def best_ucb1(bandits: BernoulliBandits, tasks: list[Any], n_pulls: int) -> UCB1Agent:
-    """Return UCB1 with the exploration that earns most on validation bandits."""
+    """Return UCB1 with the parameters that earn most on validation bandits."""
+    grid = {"exploration": EXPLORATIONS, "prior_count": (0.0, 1.0)}
     agents = [
-        UCB1Agent(exploration=c, n_episodes=n_pulls, random_state=0).fit(bandits)
-        for c in EXPLORATIONS
+        UCB1Agent(**chosen, n_episodes=n_pulls, random_state=0).fit(bandits)
+        for chosen in ParameterGrid(grid)
     ]
     return max(agents, key=lambda agent: agent.score(tasks))
 
@@ -107,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         parameters={
             **{key: vars(args)[key] for key in ("arms", "pulls", "minutes", "tests")},
             "agent": {k: v for k, v in agent.get_params().items() if k != "max_iter"},
-            "ucb1_exploration": ucb1.exploration,
+            "ucb1": {k: getattr(ucb1, k) for k in ("exploration", "prior_count")},
         },
         results={"totals": rows, "optimal_value": value, "curve": curve},
     )

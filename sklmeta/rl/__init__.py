@@ -7,8 +7,8 @@ except ImportError as error:
         "sklmeta.rl needs gymnasium. Install it: pip install 'sklmeta[rl]'"
     ) from error
 
+from sklmeta.rl._bandit_optimum import bayes_optimal_bandit_value
 from sklmeta.rl.adapters import RL2TrialWrapper, StableBaselinesPolicy
-from sklmeta.rl.bandit_optimum import bayes_optimal_bandit_value
 from sklmeta.rl.base import BaseAgent
 from sklmeta.rl.baselines import (
     BayesOptimalBanditAgent,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from sklearn.utils import check_random_state
-from torch import Tensor
 
 from sklmeta._parameters import check_integer, check_not_negative
+from sklmeta.rl._bandit_optimum import bayes_optimal_bandit_value
 from sklmeta.rl._bandit_policies import (
     BayesOptimalPolicy,
     ThompsonPolicy,
     UCB1Policy,
 )
-from sklmeta.rl._online import Decision, Experience, OnlinePolicy
+from sklmeta.rl._online import OnlinePolicy
 from sklmeta.rl._online_agent import OnlineAgent
-from sklmeta.rl._psrl_policy import PSRLPolicy
+from sklmeta.rl._psrl import PSRLPolicy
+from sklmeta.rl._random_policy import RandomPolicy
 from sklmeta.rl._sources import task_source
-from sklmeta.rl._spaces import SpaceCode
-from sklmeta.rl.bandit_optimum import bandit_table
 from sklmeta.rl.tasks import EnvTask
 
 __all__ = [
@@ -88,7 +88,8 @@ class _BaselineAgent(OnlineAgent):
             raise ValueError(
                 f"{type(self).__name__} is for bandits, whose observation space is "
                 f"Discrete(1) and whose actions are arms; got {space} and "
-                f"{self.action_space_}. RL2Agent and RandomAgent act in any environment."
+                f"{self.action_space_}. RL2Agent and RandomAgent act in any "
+                "environment."
             )
 
     @property
@@ -129,49 +130,10 @@ class RandomAgent(_BaselineAgent):
     """
 
     def _keep_kind(self, task: EnvTask) -> None:
-        space = self.action_space_
-        if isinstance(space, Box) and not space.is_bounded():
-            raise ValueError(
-                f"RandomAgent needs a bounded action space, got {space}. Wrap the "
-                "environment in gymnasium.wrappers.RescaleAction."
-            )
+        RandomPolicy(self.action_space_)  # refuses what has no limits
 
     def _online_policy(self, device: torch.device) -> OnlinePolicy:
-        return _RandomPolicy(self._codes[1])
-
-
-class _RandomPolicy:
-    def __init__(self, action: SpaceCode) -> None:
-        self.action = action
-
-    def initial(self, n_trials: int, device: torch.device) -> tuple[()]:
-        return ()
-
-    def act(
-        self,
-        state: Any,
-        observation: Tensor,
-        generator: torch.Generator,
-        deterministic: bool = False,
-    ) -> Decision:
-        device = generator.device
-        n_values = self.action.n_values
-        if n_values is not None:
-            shape: tuple[int, ...] = (len(observation),)
-            action = torch.randint(n_values, shape, generator=generator, device=device)
-        else:
-            shape = (len(observation), self.action.width)
-            unit = 2 * torch.rand(shape, generator=generator, device=device) - 1
-            action = self.action.from_unit(unit)
-        return Decision(action, state, {})
-
-    def observe(self, state: Any, experience: Experience) -> Any:
-        return state
-
-    def begin_episode(
-        self, state: Any, mask: Tensor, generator: torch.Generator
-    ) -> Any:
-        return state
+        return RandomPolicy(self.action_space_)
 
 
 class ThompsonSamplingAgent(_BaselineAgent):
@@ -228,6 +190,9 @@ class UCB1Agent(_BaselineAgent):
     exploration : float, default=2.0
         The factor c. 2 is for the paper's guarantee; small values earn more in few
         pulls.
+    prior_count : float, default=0.0
+        Payments, and as many failures, that every arm counts as having had. With 1, no
+        pulls are spent on trying every arm once: few pulls earn much more.
     n_episodes : int, default=10
         Pulls of a trial.
     deterministic : bool, default=False
@@ -263,6 +228,7 @@ class UCB1Agent(_BaselineAgent):
         self,
         *,
         exploration: float = 2.0,
+        prior_count: float = 0.0,
         n_episodes: int = 10,
         deterministic: bool = False,
         vectorization: str = "sync",
@@ -277,16 +243,18 @@ class UCB1Agent(_BaselineAgent):
             random_state=random_state,
         )
         self.exploration = exploration
+        self.prior_count = prior_count
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_not_negative("exploration", self.exploration)
+        check_not_negative("prior_count", self.prior_count)
 
     def _keep_kind(self, task: EnvTask) -> None:
         self._refuse_unless_bandit()
 
     def _online_policy(self, device: torch.device) -> OnlinePolicy:
-        return UCB1Policy(self._n_arms, self.exploration)
+        return UCB1Policy(self._n_arms, self.exploration, self.prior_count)
 
 
 class BayesOptimalBanditAgent(_BaselineAgent):
@@ -329,10 +297,15 @@ class BayesOptimalBanditAgent(_BaselineAgent):
 
     def _keep_kind(self, task: EnvTask) -> None:
         self._refuse_unless_bandit()
-        self.value_ = bandit_table(self._n_arms, self.n_episodes).value
+        self.value_ = bayes_optimal_bandit_value(self._n_arms, self.n_episodes)
 
     def _online_policy(self, device: torch.device) -> OnlinePolicy:
-        return BayesOptimalPolicy(bandit_table(self._n_arms, self.n_episodes))
+        return _optimal_policy(self._n_arms, self.n_episodes)
+
+
+@lru_cache(maxsize=8)
+def _optimal_policy(n_arms: int, n_pulls: int) -> BayesOptimalPolicy:
+    return BayesOptimalPolicy(n_arms, n_pulls)
 
 
 class PSRLAgent(_BaselineAgent):
@@ -340,7 +313,7 @@ class PSRLAgent(_BaselineAgent):
 
     At the start of each episode a process is drawn from the posterior, and its optimal
     policy is followed. Priors are those of `TabularMDPs`: Dirichlet(1) transitions,
-    N(1, 1) mean rewards, unit noise.
+    normal mean rewards with deviation 1, unit noise.
 
     Parameters
     ----------
@@ -348,6 +321,8 @@ class PSRLAgent(_BaselineAgent):
         Episodes of a trial.
     horizon : int, default=None
         Steps of an episode. None: the tasks' `max_episode_steps`.
+    reward_mean : float, default=1.0
+        Mean of the prior of mean rewards.
     deterministic : bool, default=False
         Whether to plan for the posterior's mean instead of a draw.
     vectorization : {"sync", "async"}, default="sync"
@@ -387,6 +362,7 @@ class PSRLAgent(_BaselineAgent):
         *,
         n_episodes: int = 10,
         horizon: int | None = None,
+        reward_mean: float = 1.0,
         deterministic: bool = False,
         vectorization: str = "sync",
         step_timeout: float | None = None,
@@ -400,6 +376,7 @@ class PSRLAgent(_BaselineAgent):
             random_state=random_state,
         )
         self.horizon = horizon
+        self.reward_mean = reward_mean
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -423,4 +400,9 @@ class PSRLAgent(_BaselineAgent):
 
     def _online_policy(self, device: torch.device) -> OnlinePolicy:
         observation, action = self._codes
-        return PSRLPolicy(observation.width, action.width, self.horizon_)
+        return PSRLPolicy(
+            observation.width,
+            action.width,
+            self.horizon_,
+            reward_mean=self.reward_mean,
+        )
