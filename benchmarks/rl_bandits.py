@@ -102,9 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     tests = bandits.sample(args.tests, random_state=TEST_SEED)
     rows = trial_totals(agents, tests, "RL^2")
     for row in rows:
-        print(
-            f"{row['agent']:<20} {row['mean']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]"
-        )
+        print(f"{row['agent']:<20} {format_interval(row, digits=4)}")
     benchmark.write(
         parameters={
             **{key: vars(args)[key] for key in ("arms", "pulls", "minutes", "tests")},

@@ -19,6 +19,10 @@ from sklmeta.rl._spaces import SpaceCode
 __all__ = ["RecurrentPolicy", "RecurrentState"]
 
 
+# Logit of what update gates keep of the state at first.
+KEPT_AT_FIRST = 1.0
+
+
 class RecurrentState(NamedTuple):
     """What the policy knows of B trials."""
 
@@ -49,6 +53,7 @@ class RecurrentPolicy(nn.Module):
         self.observation, self.action = observation, action
         n_inputs = observation.width + action.width + 2
         self.gru = nn.GRU(n_inputs, hidden_size)
+        _remember_at_first(self.gru)
         self.actor = nn.Linear(hidden_size, action.width)
         self.critic = nn.Linear(hidden_size, 1)
         self.log_std = nn.Parameter(
@@ -140,3 +145,19 @@ class RecurrentPolicy(nn.Module):
         """
         features, _ = self.gru(inputs, hidden[None].contiguous())
         return self.heads(features)
+
+
+@torch.no_grad()
+def _remember_at_first(gru: nn.GRU) -> None:
+    """Set initial weights with which the state of a recurrent layer lasts.
+
+    Recurrent weights are orthogonal, and update gates nearly closed, so that gradients
+    reach far back.
+    """
+    size = gru.hidden_size
+    for gate in range(3):
+        nn.init.orthogonal_(gru.weight_hh_l0[gate * size : (gate + 1) * size])
+        nn.init.orthogonal_(gru.weight_ih_l0[gate * size : (gate + 1) * size])
+    gru.bias_ih_l0.zero_()
+    gru.bias_hh_l0.zero_()
+    gru.bias_hh_l0[size : 2 * size] = KEPT_AT_FIRST

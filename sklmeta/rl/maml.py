@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sklmeta._parameters import check_choice, check_integer, check_positive
+from sklmeta.rl._agent_docs import with_agent_parameters
 from sklmeta.rl._gradient_agent import GradientAgent
 from sklmeta.rl._inner_loop import Objective, score_function
 from sklmeta.rl._meta_trained import Training
@@ -25,8 +26,87 @@ from sklmeta.rl._task_batches import TaskBatch
 __all__ = ["MAMLAgent"]
 
 
+@with_agent_parameters
 class MAMLAgent(GradientAgent):
-    """MAML"""
+    """MAML for reinforcement learning: initial weights from which a gradient step helps.
+
+    Adapting acts for some episodes and takes a policy-gradient step, as often as
+    `inner_steps` says.
+
+    Parameters
+    ----------
+    n_episodes : int, default=20
+        Episodes before each gradient step.
+
+    hidden_sizes : sequence of int, default=(64, 64)
+        Units of the policy's hidden layers, with tanh.
+
+    inner_lr : float, default=0.1
+        Step size of adaptation.
+
+    inner_steps : int, default=1
+        Gradient steps of adaptation. Read when adapting, too.
+
+    outer : {"trpo", "ppo"}, default="trpo"
+        How the initial weights are updated: by a trust-region step, as in the paper, or
+        by clipped gradient steps.
+
+    max_kl : float, default=0.01
+        Size of the trust region: mean divergence of the adapted policies. "trpo" only.
+
+    outer_lr : float, default=1e-3
+        Step size of Adam for the initial weights. "ppo" only.
+
+    n_epochs : int, default=5
+        Gradient steps of an update, with the same episodes. "ppo" only.
+
+    clip_range : float, default=0.3
+        How far the probability of an action may change, as a fraction. "ppo" only.
+
+    gamma : float, default=0.99
+        Discount over the steps of an episode.
+
+    gae_lambda : float, default=1.0
+        Weight of later steps in advantages, between 0 and 1. Baselines are linear in
+        observations, their squares and powers of time, fitted in each task.
+
+    batch_size : int, default=20
+        Tasks of an update.
+
+    <agent parameters>
+
+    Attributes
+    ----------
+    <agent attributes>
+
+    See Also
+    --------
+    ProMPAgent : An inner step whose second derivatives have less noise.
+    RL2Agent : Adapts by acting alone.
+
+    Notes
+    -----
+    *Deviations from the paper.* Observations of a Box are standardised by running
+    moments; what is truncated is bootstrapped by the linear baseline. In further inner
+    steps of an update, and of clipped ones, the score function stays that of the
+    episodes at hand.
+
+    References
+    ----------
+    Finn et al., *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*,
+    2017 (arXiv:1703.03400), section 3.2 and algorithm 3.
+
+    Schulman et al., *Trust Region Policy Optimization*, 2015 (arXiv:1502.05477).
+
+    Examples
+    --------
+    >>> from sklmeta.rl import MAMLAgent, PointGoals
+    >>> goals = PointGoals(horizon=10)
+    >>> agent = MAMLAgent(n_episodes=5, max_iter=2, random_state=0).fit(goals)
+    >>> curve = agent.adaptation_curve(goals.sample(3, random_state=1))
+    >>> curve["gradient_step"].tolist()
+    [0, 1, 0, 1, 0, 1]
+    """
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sklmeta._parameters import check_integer, check_not_negative, check_positive
+from sklmeta.rl._agent_docs import with_agent_parameters
 from sklmeta.rl._gradient_agent import GradientAgent
 from sklmeta.rl._inner_loop import Objective, likelihood_ratio
 from sklmeta.rl._meta_trained import Training
@@ -29,8 +30,78 @@ from sklmeta.rl._task_batches import TaskBatch
 __all__ = ["ProMPAgent"]
 
 
+@with_agent_parameters
 class ProMPAgent(GradientAgent):
-    """ProMP"""
+    """ProMP: initial weights of a policy from which a gradient step helps.
+
+    Adapting acts for some episodes and takes a policy-gradient step, as often as
+    `inner_steps` says.
+
+    Parameters
+    ----------
+    n_episodes : int, default=20
+        Episodes before each gradient step.
+
+    hidden_sizes : sequence of int, default=(64, 64)
+        Units of the policy's hidden layers, with tanh.
+
+    inner_lr : float, default=0.1
+        Step size of adaptation.
+
+    inner_steps : int, default=1
+        Gradient steps of adaptation. Read when adapting, too.
+
+    outer_lr : float, default=1e-3
+        Step size of Adam for the initial weights.
+
+    n_epochs : int, default=5
+        Gradient steps of an update, with the same episodes.
+
+    clip_range : float, default=0.3
+        How far the probability of an action may change, as a fraction.
+
+    kl_coef : float, default=5e-4
+        Weight of the divergence of the initial policy from the one that acted.
+
+    gamma : float, default=0.99
+        Discount over the steps of an episode.
+
+    gae_lambda : float, default=1.0
+        Weight of later steps in advantages, between 0 and 1. Baselines are linear in
+        observations, their squares and powers of time, fitted in each task.
+
+    batch_size : int, default=20
+        Tasks of an update.
+
+    <agent parameters>
+
+    Attributes
+    ----------
+    <agent attributes>
+
+    See Also
+    --------
+    MAMLAgent : With the score function in the inner step, and a trust region.
+
+    Notes
+    -----
+    *Deviations from the paper.* The weight of the divergence is fixed, not adapted; the
+    outer gradient is cut to a norm of 10; observations of a Box are standardised by
+    running moments; what is truncated is bootstrapped by the linear baseline.
+
+    References
+    ----------
+    Rothfuss et al., *ProMP: Proximal Meta-Policy Search*, 2019 (arXiv:1810.06784).
+
+    Examples
+    --------
+    >>> from sklmeta.rl import PointGoals, ProMPAgent
+    >>> goals = PointGoals(horizon=10)
+    >>> agent = ProMPAgent(n_episodes=5, max_iter=2, random_state=0).fit(goals)
+    >>> policy = agent.adapt(goals.sample(1, random_state=1))
+    >>> policy.predict([[0.0, 0.0], [0.1, 0.2]]).shape
+    (2, 2)
+    """
 
     def __init__(
         self,

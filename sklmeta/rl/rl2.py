@@ -10,7 +10,8 @@ episodes of a trial; meta-training maximises what a whole trial earns,
     \mathbb{E}_{\pi_\theta} \Big[\sum_{t=1}^{T} \gamma^{t} r_t\Big],
 
 with T the steps of all episodes of the trial, so that the net learns to explore
-(Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763).
+(Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763). What differs
+from the paper is in the notes of `RL2Agent`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sklmeta._parameters import (
     check_positive,
 )
 from sklmeta.rl._advantages import advantage_estimates, discounted_sums
+from sklmeta.rl._agent_docs import with_agent_parameters
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._meta_trained import MetaTrainedAgent, Training
 from sklmeta.rl._online_agent import OnlineAgent
@@ -60,37 +62,96 @@ class RL2(nn.Module):
         return (values - self.return_moments.mean) / self.return_moments.std
 
 
+@with_agent_parameters
 class RL2Agent(OnlineAgent, MetaTrainedAgent):
     """RL^2: meta-reinforcement learning by a recurrent policy.
+
+    Its net reads the last action, reward and end of an episode with each observation,
+    and keeps its state for all episodes of a trial in one environment: what it has
+    learned of the environment is in that state. Adapting takes no gradients, only
+    episodes.
 
     Parameters
     ----------
     n_episodes : int, default=10
-        Episodes of a trial.
+        Episodes of a trial, and of `adapt` unless it is told otherwise.
+
     hidden_size : int, default=128
         Units of the gated recurrent layer.
-    lr : float, default=1e-3
+
+    lr : float, default=2e-3
         Step size of Adam.
+
     gamma : float, default=0.99
-        Discount over the steps of a trial.
+        Discount over the steps of a whole trial.
+
     gae_lambda : float, default=0.95
-        Weight of later steps in advantages.
+        Weight of later steps in advantages, between 0 and 1.
+
     clip_range : float, default=0.2
-        How far PPO lets a probability change, as a fraction.
+        How far PPO lets the probability of an action change, as a fraction.
+
     n_epochs : int, default=4
         Times that PPO goes over the trials of an update.
+
     n_minibatches : int, default=4
-        Parts that each time is divided into.
+        Parts into which each time is divided; a gradient step each.
+
     entropy_coef : float, default=0.01
-        Weight of the entropy of actions.
+        Weight of the entropy of actions, which keeps a policy from settling too early.
+
     value_coef : float, default=0.5
         Weight of the value loss.
+
     max_grad_norm : float, default=0.5
-        Longest gradient.
+        Norm to which longer gradients are cut.
+
     sequence_length : int, default=None
-        Steps that gradients go back. None: the whole trial.
+        Steps that gradients go back. None: the whole trial, which long trials have no
+        memory for.
+
     batch_size : int, default=64
-        Trials of an update.
+        Trials of an update. Simulated tasks are cheap: hundreds learn faster.
+
+    <agent parameters>
+
+    Attributes
+    ----------
+    <agent attributes>
+
+    See Also
+    --------
+    MAMLAgent : Adapts by policy gradients.
+    RL2TrialWrapper : RL^2 with any other optimiser of recurrent policies.
+
+    Notes
+    -----
+    *Deviations from the paper.* Proximal policy optimisation instead of TRPO; policy
+    and value share their recurrent layer; values are learned in units of the returns,
+    by a running mean and deviation of discounted returns, and rewards are read in units
+    of their running root mean square, since unscaled ones of long trials teach nothing;
+    observations of a Box are standardised; update gates are nearly closed at first.
+    The net is told where an episode begins instead of where it ended, which differs
+    before the first step only.
+
+    References
+    ----------
+    Duan et al., *RL^2: Fast Reinforcement Learning via Slow Reinforcement Learning*,
+    2016 (arXiv:1611.02779).
+
+    Wang et al., *Learning to Reinforcement Learn*, 2016 (arXiv:1611.05763).
+
+    Examples
+    --------
+    >>> from sklmeta.rl import BernoulliBandits, RL2Agent
+    >>> bandits = BernoulliBandits(n_arms=3)
+    >>> agent = RL2Agent(n_episodes=5, max_iter=2, random_state=0).fit(bandits)
+    >>> new = bandits.sample(1, random_state=1)[0]
+    >>> policy = agent.adapt(new, n_episodes=4)
+    >>> policy.returns_.shape
+    (4,)
+    >>> policy.predict([0]).shape
+    (1,)
     """
 
     def __init__(
@@ -98,7 +159,7 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
         *,
         n_episodes: int = 10,
         hidden_size: int = 128,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
