@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TypeVar
 
 from sklmeta._parameters import filled_in
@@ -79,7 +80,7 @@ def with_agent_parameters(cls: Class) -> Class:
 
     The docstring holds the lines ``<agent parameters>`` and ``<agent attributes>``.
     """
-    default = cls.__init__.__kwdefaults__["max_iter"]
+    default = signature(cls).parameters["max_iter"].default
     parameters = PARAMETERS.replace("<max_iter>", str(default))
     texts = {"<agent parameters>": parameters, "<agent attributes>": ATTRIBUTES}
     return filled_in(cls, texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -155,9 +155,12 @@ def _remember_at_first(gru: nn.GRU) -> None:
     reach far back.
     """
     size = gru.hidden_size
-    for gate in range(3):
-        nn.init.orthogonal_(gru.weight_hh_l0[gate * size : (gate + 1) * size])
-        nn.init.orthogonal_(gru.weight_ih_l0[gate * size : (gate + 1) * size])
-    gru.bias_ih_l0.zero_()
-    gru.bias_hh_l0.zero_()
-    gru.bias_hh_l0[size : 2 * size] = KEPT_AT_FIRST
+    weights: Any = (gru.weight_hh_l0, gru.weight_ih_l0)
+    for weight in weights:
+        for gate in weight.split(size):
+            nn.init.orthogonal_(gate)
+    biases: Any = (gru.bias_ih_l0, gru.bias_hh_l0)
+    for bias in biases:
+        bias.zero_()
+    _, update_gate, _ = biases[1].split(size)
+    update_gate.fill_(KEPT_AT_FIRST)

@@ -1,4 +1,4 @@
-r"""MAML for reinforcement learning: initial weights from which a gradient step helps.
+r"""MAML: initial weights of a policy from which a gradient step helps.
 
 .. math::
 
@@ -28,7 +28,7 @@ __all__ = ["MAMLAgent"]
 
 @with_agent_parameters
 class MAMLAgent(GradientAgent):
-    """MAML for reinforcement learning: initial weights from which a gradient step helps.
+    """MAML: initial weights of a policy from which a gradient step helps.
 
     Adapting acts for some episodes and takes a policy-gradient step, as often as
     `inner_steps` says.

@@ -75,6 +75,7 @@ class MetaWorldAgent:
         self._state: Any = None
         self._policy: Any = None
         self._decision: Decision | None = None
+        # Observations, decisions and what came of them in episodes of adaptation.
         self._steps: list[tuple[Tensor, Decision, Any]] = []
 
     def adapt_action(
