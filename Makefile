@@ -105,5 +105,5 @@ $(LOWEST_STAMP): pyproject.toml requirements/lowest.txt
 	    torch==$(LOWEST_TORCH)
 	@echo "== $(LOWEST): sklmeta and the lowest supported dependencies"
 	@$(LOWEST)/bin/python -m pip install $(PIP_FLAGS) -c requirements/lowest.txt \
-	    -e '.[plot,images]' pytest pytest-xdist
+	    -e '.[plot,images,rl]' pytest pytest-xdist
 	@touch $@
