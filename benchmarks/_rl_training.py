@@ -20,15 +20,21 @@ def meta_train(
     minutes: float,
     updates: int,
     judge: Callable[[Any], dict[str, float]],
+    last_lr: float | None = None,
 ) -> list[dict[str, float]]:
     """Meta-train in rounds of updates until the time is up; return a row for each.
 
     Judging does not count as training time; a round that would end too late is not
-    begun.
+    begun. With `last_lr`, the step size goes there from the agent's in equal steps of
+    time.
     """
+    first_lr = getattr(agent, "lr", None)
     agent.set_params(warm_start=True, max_iter=updates)
     spent, curve, slowest = 0.0, [], 0.0
     while spent + slowest < 60 * minutes:
+        if last_lr is not None and first_lr is not None:
+            share = spent / (60 * minutes)
+            agent.set_params(lr=first_lr + share * (last_lr - first_lr))
         start = time.perf_counter()
         agent.fit(tasks)
         seconds = time.perf_counter() - start

@@ -27,10 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--trials", type=int, default=300, help="of an update")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=6e-3)
+    parser.add_argument("--last-lr", type=float, default=5e-4)
+    parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--gae-lambda", type=float, default=0.9)
-    parser.add_argument("--entropy", type=float, default=0.01)
+    parser.add_argument("--entropy", type=float, default=0.015)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minibatches", type=int, default=10)
     parser.add_argument("--updates", type=int, default=20, help="between two looks")
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         agent.set_params(deterministic=False)
         return found
 
-    curve = meta_train(agent, processes, args.minutes, args.updates, look)
+    curve = meta_train(agent, processes, args.minutes, args.updates, look, args.last_lr)
     agent.set_params(deterministic=curve[-1]["likeliest"] > curve[-1]["drawn"])
     common = {"n_episodes": args.episodes, "random_state": args.seed}
     agents: dict[str, Any] = {
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     benchmark.write(
         parameters={
             **{key: vars(args)[key] for key in ("episodes", "minutes", "tests")},
+            "lr": [args.lr, args.last_lr],
             "agent": {k: v for k, v in agent.get_params().items() if k != "max_iter"},
         },
         results={"totals": rows, "curve": curve},

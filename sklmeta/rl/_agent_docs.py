@@ -41,7 +41,8 @@ device : str or torch.device, default="auto"
     there is one. `adapt` and what it returns compute on the CPU.
 
 warm_start : bool, default=False
-    Whether `fit` goes on from the last fit's weights, for `max_iter` more updates.
+    Whether `fit` goes on from the last fit's weights, for `max_iter` more updates, with
+    the parameters as they are then: that is how step sizes are lowered on the way.
 
 random_state : int, RandomState instance or None, default=None
     Seed of weights, tasks, environments and actions. An int gives the same result every

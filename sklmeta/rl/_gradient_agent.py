@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklmeta._parameters import check_fraction, check_integer, check_positive
 from sklmeta.rl._env_pool import EnvPool
@@ -73,8 +73,8 @@ class GradientAgent(MetaTrainedAgent):
     def _new_learner(self) -> PolicyNet:
         return PolicyNet(*self._codes, tuple(self.hidden_sizes))
 
-    def _new_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(learner.parameters(), self.outer_lr)
+    def _outer_step_size(self) -> float:
+        return self.outer_lr
 
     def _update(
         self, training: Training, pool: EnvPool, tasks: list[EnvTask]

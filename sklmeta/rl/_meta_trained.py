@@ -50,7 +50,7 @@ class Training:
 class MetaTrainedAgent(BaseAgent):
     """Base of agents that are meta-trained.
 
-    Subclasses add their parameters, `_new_learner`, `_new_optimizer` and `_update`.
+    Subclasses add their parameters, `_new_learner`, `_outer_step_size` and `_update`.
     """
 
     max_iter: int
@@ -73,9 +73,13 @@ class MetaTrainedAgent(BaseAgent):
         """Return a learner with initial weights, drawn from torch's generator."""
         raise NotImplementedError
 
+    def _outer_step_size(self) -> float:
+        """Return the step size of the optimizer; a warm start may change it."""
+        raise NotImplementedError
+
     def _new_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """Return what changes the weights."""
-        raise NotImplementedError
+        return torch.optim.Adam(learner.parameters(), self._outer_step_size(), eps=1e-5)
 
     def _update(
         self, training: Training, pool: EnvPool, tasks: list[EnvTask]
@@ -135,6 +139,8 @@ class MetaTrainedAgent(BaseAgent):
         if self.warm_start and hasattr(self, "learner_"):
             training = deepcopy(self._training)
             training.learner.to(device)
+            for group in training.optimizer.param_groups:
+                group["lr"] = self._outer_step_size()
             return training
         self._without_failures(lambda: self._keep_spaces(source.draw(1)[0]), source)
         seed = int(rng.randint(np.iinfo(np.int32).max))

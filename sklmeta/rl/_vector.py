@@ -71,7 +71,9 @@ class GymVector:
         self._parks, self._timeout = parks, step_timeout
         states = np.random.SeedSequence(seed).generate_state(self.n_envs)
         self._seeds: list[int] | None = [int(state) for state in states]
-        self._ended = np.zeros(self.n_envs, dtype=bool)
+        # Environments that do not take the next action: their episode has ended.
+        self._resting = np.zeros(self.n_envs, dtype=bool)
+        self._parked = np.zeros(self.n_envs, dtype=bool)
         self._observation: Any = None
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
@@ -81,12 +83,12 @@ class GymVector:
             chosen = np.ones(self.n_envs, bool)
         if self._mode == AutoresetMode.DISABLED or mask is None:
             self._reset_now(chosen)
-        self._ended &= ~chosen
+            self._resting &= ~chosen
         return self._tensor(self._observation)
 
     def step(self, actions: Tensor) -> Step:
         """Take an action in every environment."""
-        resting = self._ended.copy()
+        resting = self._resting
         self._park(resting)
         observation, reward, terminated, truncated, infos = self._answer(
             "step", self._action_code.to_env(actions)
@@ -96,16 +98,14 @@ class GymVector:
         final = self._final_observation(observation, infos, ended)
         self._refuse_not_finite(final, "an observation")
         self._refuse_not_finite(reward, "a reward")
-        # Where an environment resets itself in the next step, that step is not one.
-        valid = ~resting
-        self._ended = ended | (resting & self._must_be_told)
+        self._resting = self._resting_after(ended)
         return Step(
             self._tensor(final),
             torch.as_tensor(reward, dtype=torch.float32, device=self.device),
             torch.as_tensor(terminated, device=self.device),
             torch.as_tensor(truncated, device=self.device),
-            torch.as_tensor(valid, device=self.device),
-            self._success(infos),
+            torch.as_tensor(~resting, device=self.device),
+            self._success(infos, ended),
         )
 
     def close(self) -> None:
@@ -116,9 +116,13 @@ class GymVector:
 
     # How the modes differ --------------------------------------------------------
 
-    @property
-    def _must_be_told(self) -> bool:
-        return self._mode == AutoresetMode.DISABLED
+    def _resting_after(self, ended: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which environments do not take the next action."""
+        if self._mode == AutoresetMode.SAME_STEP:
+            return np.zeros_like(ended)
+        if self._mode == AutoresetMode.NEXT_STEP:
+            return ended
+        return ended | self._resting
 
     def _reset_now(self, chosen: NDArray[np.bool_]) -> None:
         seeds, self._seeds = self._seeds, None
@@ -129,13 +133,13 @@ class GymVector:
 
     def _park(self, resting: NDArray[np.bool_]) -> None:
         """Let environments rest that have ended and were not reset."""
+        if self._mode != AutoresetMode.DISABLED:
+            return
         waiting = resting & ~self._parked if self._parks else resting
-        if self._must_be_told and waiting.any():
+        if waiting.any():
             options = {"reset_mask": waiting, **({PARK: True} if self._parks else {})}
             self._answer("reset", seed=None, options=options)
         self._parked = resting
-
-    _parked: Any = False
 
     def _final_observation(
         self, observation: Any, infos: dict[str, Any], ended: NDArray[np.bool_]
@@ -148,7 +152,9 @@ class GymVector:
             final[i] = infos["final_obs"][i]
         return final
 
-    def _success(self, infos: dict[str, Any]) -> Tensor | None:
+    def _success(
+        self, infos: dict[str, Any], ended: NDArray[np.bool_]
+    ) -> Tensor | None:
         """Return what infos say of success, also of episodes that have just ended."""
         found = {**infos.get("final_info", {}), **infos}.get("success")
         last = infos.get("final_info", {}).get("success")
@@ -156,7 +162,7 @@ class GymVector:
             return None
         success = np.asarray(found, dtype=np.float32)
         if last is not None:
-            success = np.where(self._ended, np.asarray(last, np.float32), success)
+            success = np.where(ended, np.asarray(last, np.float32), success)
         return torch.as_tensor(success, device=self.device)
 
     # What can go wrong -----------------------------------------------------------

@@ -81,7 +81,7 @@ class MetaWorldAgent:
     def adapt_action(
         self, observations: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]]]:
-        """Choose actions in episodes of adaptation; nothing else is returned of them."""
+        """Choose actions in episodes of adaptation, and say nothing else of them."""
         return self._actions(observations, deterministic=False), {}
 
     def step(self, timestep: Any) -> None:

@@ -221,8 +221,8 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
     def _new_learner(self) -> RL2:
         return RL2(RecurrentPolicy(*self._codes, self.hidden_size))
 
-    def _new_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(learner.parameters(), self.lr, eps=1e-5)
+    def _outer_step_size(self) -> float:
+        return self.lr
 
     def _online_policy(self, device: torch.device) -> RecurrentPolicy:
         return self._learner_on(device).policy
