@@ -24,8 +24,8 @@ def meta_train(
 ) -> list[dict[str, float]]:
     """Meta-train in rounds of updates until the time is up; return a row for each.
 
-    Judging does not count as training time; a round that would end too late is not
-    begun. With `last_lr`, the step size goes there from the agent's in equal steps of
+    Time is that of one core, as the process has used it: the machines are shared.
+    Judging does not count; a round that would end too late is not begun. With `last_lr`, the step size goes there from the agent's in equal steps of
     time.
     """
     first_lr = getattr(agent, "lr", None)
@@ -35,9 +35,9 @@ def meta_train(
         if last_lr is not None and first_lr is not None:
             share = spent / (60 * minutes)
             agent.set_params(lr=first_lr + share * (last_lr - first_lr))
-        start = time.perf_counter()
+        start = time.process_time()
         agent.fit(tasks)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         spent, slowest = spent + seconds, max(slowest, seconds)
         row = {
             "seconds": spent,

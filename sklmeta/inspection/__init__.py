@@ -8,8 +8,10 @@ from sklmeta.inspection.coverage import IntervalCoverageDisplay
 from sklmeta.inspection.episode import EpisodeDisplay
 from sklmeta.inspection.parameters import ParameterCurveDisplay
 from sklmeta.inspection.reliability import ReliabilityDisplay
+from sklmeta.inspection.returns import ReturnCurveDisplay
 from sklmeta.inspection.shots import ShotCurveDisplay
 from sklmeta.inspection.training import TrainingCurveDisplay
+from sklmeta.inspection.trajectories import TrajectoryDisplay
 
 __all__ = [
     "AdaptationDisplay",
@@ -17,6 +19,8 @@ __all__ = [
     "IntervalCoverageDisplay",
     "ParameterCurveDisplay",
     "ReliabilityDisplay",
+    "ReturnCurveDisplay",
     "ShotCurveDisplay",
     "TrainingCurveDisplay",
+    "TrajectoryDisplay",
 ]

@@ -17,6 +17,7 @@ from sklmeta.rl.baselines import (
     ThompsonSamplingAgent,
     UCB1Agent,
 )
+from sklmeta.rl.episodes import Episode, act_episode
 from sklmeta.rl.families import (
     BanditEnv,
     BernoulliBandits,
@@ -51,6 +52,7 @@ __all__ = [
     "CheetahVelocityEnv",
     "EnvTask",
     "EnvTaskDistribution",
+    "Episode",
     "GridMazeEnv",
     "GridMazes",
     "HalfCheetahDirection",
@@ -70,6 +72,7 @@ __all__ = [
     "TabularMDPs",
     "ThompsonSamplingAgent",
     "UCB1Agent",
+    "act_episode",
     "as_env_tasks",
     "bayes_optimal_bandit_value",
     "metaworld_tasks",

@@ -8,6 +8,7 @@ from typing import Any
 from gymnasium.wrappers import RecordVideo
 
 from sklmeta._parameters import check_integer
+from sklmeta.rl.episodes import act_episode
 from sklmeta.rl.policies import AdaptedPolicy
 from sklmeta.rl.tasks import as_env_tasks
 
@@ -65,20 +66,8 @@ def record_video(
     )
     try:
         return [
-            _episode(policy, env, seed if place == 0 else None)
+            sum(act_episode(policy, env, seed if place == 0 else None).rewards)
             for place in range(n_episodes)
         ]
     finally:
         env.close()
-
-
-def _episode(policy: AdaptedPolicy, env: Any, seed: int | None) -> float:
-    observation, _ = env.reset(seed=seed)
-    policy.begin_episode()
-    total, ended = 0.0, False
-    while not ended:
-        action = policy.act(observation)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        policy.observe(observation, reward, terminated, truncated)
-        total, ended = total + float(reward), terminated or truncated
-    return total
