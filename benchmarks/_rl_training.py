@@ -25,13 +25,13 @@ def meta_train(
     """Meta-train in rounds of updates until the time is up; return a row for each.
 
     Time is that of one core, as the process has used it: the machines are shared.
-    Judging does not count; a round that would end too late is not begun. With `last_lr`, the step size goes there from the agent's in equal steps of
-    time.
+    Judging does not count; a round that would end too late is not begun. With
+    `last_lr`, the step size goes there from the agent's in equal steps of time.
     """
     first_lr = getattr(agent, "lr", None)
     agent.set_params(warm_start=True, max_iter=updates)
     spent, curve, slowest = 0.0, [], 0.0
-    while spent + slowest < 60 * minutes:
+    while not curve or spent + slowest < 60 * minutes:
         if last_lr is not None and first_lr is not None:
             share = spent / (60 * minutes)
             agent.set_params(lr=first_lr + share * (last_lr - first_lr))

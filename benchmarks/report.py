@@ -26,6 +26,7 @@ from _omniglot_section import omniglot
 from _one_shot_section import one_shot
 from _presentation_section import presentation
 from _report import RESULTS
+from _rl_section import reinforcement_learning
 from _scaling_section import scaling
 from _sinusoid_cavia_section import sinusoid_cavia
 from _sinusoid_deep_kernel_section import sinusoid_deep_kernel
@@ -230,6 +231,9 @@ def render(folder: Path = RESULTS) -> str:
         own = [record for key, record in records.items() if pattern.fullmatch(key)]
         if own:
             parts.append(section(own))
+    agents = [record for name, record in records.items() if name.startswith("rl_")]
+    if agents:
+        parts.append(reinforcement_learning(agents))
     return "\n".join(parts).rstrip() + "\n"
 
 

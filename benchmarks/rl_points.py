@@ -44,15 +44,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--inner-lr", type=float, default=0.1)
     parser.add_argument("--updates", type=int, default=10, help="between two looks")
     parser.add_argument("--tests", type=int, default=400)
+    parser.add_argument("--goals", type=int, default=20, help="of an update")
+    parser.add_argument("--episodes", type=int, default=20, help="of a gradient step")
     add_common_options(parser)
     args = parser.parse_args(argv)
     benchmark = Benchmark(
         f"rl_points_{args.agent}", args.seed, args.threads, args.output
     )
     goals = PointGoals()
-    validation = goals.sample(100, random_state=VALIDATION_SEED)
+    validation = goals.sample(args.tests // 4, random_state=VALIDATION_SEED)
     agent = AGENTS[args.agent](
-        inner_lr=args.inner_lr, device="cpu", random_state=args.seed
+        inner_lr=args.inner_lr,
+        batch_size=args.goals,
+        n_episodes=args.episodes,
+        device="cpu",
+        random_state=args.seed,
     )
 
     def look(agent: Any) -> dict[str, float]:
