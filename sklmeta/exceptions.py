@@ -1,6 +1,7 @@
 """Errors and warnings of sklmeta, each a subclass of what scikit-learn users catch."""
 
 from collections.abc import Hashable
+from typing import Any
 
 __all__ = [
     "CompilationWarning",
@@ -33,9 +34,9 @@ class EnvTaskError(RuntimeError):
         super().__init__(message)
         self.task_name = task_name
 
-    def __reduce__(self) -> tuple[type, tuple[str, Hashable]]:
-        """Let the error pass from one process to another."""
-        return type(self), (str(self), self.task_name)
+    def __reduce__(self) -> tuple[type, tuple[str, Hashable], dict[str, Any]]:
+        """Let the error pass from one process to another, with its notes."""
+        return type(self), (str(self), self.task_name), self.__dict__
 
 
 class EnvTaskWarning(UserWarning):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from sklmeta.exceptions import EnvTaskError
 from sklmeta.rl._batched import BatchedEnvs
 from sklmeta.rl._guard import GuardedEnv, Spaces
 from sklmeta.rl._simulators import TorchNoise
-from sklmeta.rl._vector import WHAT_TO_DO, GymVector
+from sklmeta.rl._vector import WHAT_TO_DO, GymVector, end_processes
 from sklmeta.rl.tasks import EnvTask
 
 __all__ = ["EnvPool"]
@@ -54,9 +55,12 @@ class EnvPool:
 
     @staticmethod
     def simulates(tasks: Sequence[EnvTask]) -> bool:
-        """Return whether tasks have one simulator together."""
+        """Return whether tasks have one simulator together.
+
+        A subclass may do something else than its parent's simulator: it needs its own.
+        """
         first = tasks[0]
-        return hasattr(first.env_fn, "simulator") and all(
+        return "simulator" in getattr(first.env_fn, "__dict__", {}) and all(
             task.env_fn is first.env_fn
             and task.max_episode_steps == first.max_episode_steps
             for task in tasks
@@ -106,12 +110,11 @@ class EnvPool:
             return envs.observation_space, envs.action_space
         return _spaces_of(task)
 
-    def of_env(self, env: gymnasium.Env) -> BatchedEnvs:
+    def of_env(self, env: gymnasium.Env, seed: int) -> BatchedEnvs:
         """Return an environment of the user's, who closes it, as a batch of one."""
         spaces = env.observation_space, env.action_space
         guarded = GuardedEnv(lambda: env, spaces, owned=False)
-        vector = SyncVectorEnv([lambda: guarded], autoreset_mode=AutoresetMode.DISABLED)
-        return GymVector(vector, [str(env)], 0, torch.device("cpu"), True)
+        return GymVector(_Lent([guarded]), [str(env)], seed, torch.device("cpu"), True)
 
     def close(self) -> None:
         """Close all environments."""
@@ -132,7 +135,7 @@ class EnvPool:
             device,
         )
 
-    def _in_this_process(self, tasks: Sequence[EnvTask]) -> SyncVectorEnv:
+    def _in_this_process(self, tasks: Sequence[EnvTask]) -> _Lent:
         seen: dict[int, int] = {}
         chosen = []
         for task in tasks:
@@ -145,8 +148,7 @@ class EnvPool:
         while len(self._kept) > max(N_KEPT, len(tasks)):
             _, (_, env) = self._kept.popitem(last=False)
             env.close()
-        makers: list[Callable[[], gymnasium.Env]] = [partial(_same, e) for e in chosen]
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        return _Lent(chosen)
 
     def _in_processes(self, tasks: Sequence[EnvTask]) -> AsyncVectorEnv:
         if self._processes is not None:
@@ -159,18 +161,28 @@ class EnvPool:
         makers = [
             partial(GuardedEnv, task.make_env, self._known_spaces) for task in tasks
         ]
-        try:
-            vector = AsyncVectorEnv(
-                makers, autoreset_mode=AutoresetMode.DISABLED, context=_start_method()
-            )
-        except (EOFError, OSError) as error:
-            raise EnvTaskError(
-                "The processes of vectorization='async' ended while they started. "
-                "They import the script that starts them: put its code under "
-                "if __name__ == '__main__':, or use vectorization='sync'."
-            ) from error
+        vector = self._started(makers)
         self._processes = list(tasks), vector
         return vector
+
+    def _started(self, makers: Sequence[Callable[[], gymnasium.Env]]) -> AsyncVectorEnv:
+        before = multiprocessing.active_children()
+        context = _start_method()
+        try:
+            return AsyncVectorEnv(
+                makers, autoreset_mode=AutoresetMode.DISABLED, context=context
+            )
+        except BaseException as error:
+            children = multiprocessing.active_children()
+            end_processes(child for child in children if child not in before)
+            if not isinstance(error, EOFError | OSError):
+                raise
+            raise EnvTaskError(
+                "A process of vectorization='async' ended while it started. Processes "
+                "import the script that starts them: put its code under "
+                "if __name__ == '__main__':. If it does so already, an environment "
+                "ends the process that makes it: vectorization='sync' shows which."
+            ) from error
 
     @property
     def _known_spaces(self) -> Spaces:
@@ -194,6 +206,19 @@ def _start_method() -> str:
     return "forkserver"
 
 
+class _Lent(SyncVectorEnv):
+    """Environments that others close, also when they are no longer seen in here."""
+
+    def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
+        makers: list[Callable[[], gymnasium.Env]] = [
+            partial(_same, env) for env in envs
+        ]
+        super().__init__(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+    def close_extras(self, **settings: Any) -> None:
+        """Close nothing."""
+
+
 def _same(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
@@ -215,5 +240,6 @@ def _spaces_of(task: EnvTask) -> Spaces:
             task.name,
         ) from error
     spaces = env.observation_space, env.action_space
-    env.close()
+    with suppress(Exception):  # as `GuardedEnv` does
+        env.close()
     return spaces

@@ -19,6 +19,9 @@ FAILURE = "env_failure"
 PARK = "park"
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
+# What happened, and the traceback.
+Failure = tuple[str, str]
+CLOSED: Failure = ("when it was used: it is closed already", "")
 Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
@@ -46,7 +49,7 @@ class GuardedEnv(gymnasium.Env):
         self.observation_space, self.action_space = spaces
         self._owned = owned
         self._env: gymnasium.Env | None = None
-        self._failure: str | None = None
+        self._failure: Failure | None = None
         self._parked = False
         self._last: Any = _nothing(self.observation_space)
         try:
@@ -64,14 +67,14 @@ class GuardedEnv(gymnasium.Env):
             return self._last, {}
         self._parked = False
         if self._env is None or self._failure:
-            return self._last, {FAILURE: self._failure}
+            return self._last, {FAILURE: self._failure or CLOSED}
         try:
             observation, info = self._env.reset(seed=seed, options=options or None)
             self._last = self._checked(observation)
+            return self._last, _kept(info)
         except Exception as error:
             self._failure = _told(error, "was reset")
             return self._last, {FAILURE: self._failure}
-        return self._last, _kept(info)
 
     def step(self, action: Any) -> Transition:
         """Take an action."""
@@ -95,10 +98,12 @@ class GuardedEnv(gymnasium.Env):
     def _stepped(self, action: Any) -> Transition:
         env: Any = self._env
         result = env.step(action)
-        if not isinstance(result, tuple) or len(result) != 5:
+        n_values = len(result) if isinstance(result, tuple) else None
+        if n_values != 5:
+            got = type(result).__name__ if n_values is None else f"{n_values} values"
             raise ValueError(
                 "step must return (observation, reward, terminated, truncated, info), "
-                f"got {type(result).__name__} of length {len(result)}"
+                f"got {got}"
             )
         observation, reward, terminated, truncated, info = result
         self._last = self._checked(observation)
@@ -110,7 +115,7 @@ class GuardedEnv(gymnasium.Env):
         Raises
         ------
         ValueError
-            If it has another shape, or lies outside a Discrete space.
+            If it has another shape or type, or lies outside a Discrete space.
         """
         space = self.observation_space
         if isinstance(space, Discrete):
@@ -120,10 +125,12 @@ class GuardedEnv(gymnasium.Env):
                 )
             return observation
         values = np.asarray(observation)
-        if values.shape != space.shape or values.dtype.kind not in "biuf":
+        kinds = "biuf" if np.issubdtype(space.dtype, np.floating) else "biu"
+        if values.shape != space.shape or values.dtype.kind not in kinds:
             raise ValueError(
-                f"the observation must have shape {space.shape} and hold numbers, as "
-                f"{space} says, got shape {values.shape} of {values.dtype}"
+                f"the observation must have shape {space.shape} and hold numbers that "
+                f"fit {space.dtype}, as {space} says, got shape {values.shape} of "
+                f"{values.dtype}"
             )
         return values.astype(space.dtype, copy=False)
 
@@ -139,12 +146,12 @@ class GuardedEnv(gymnasium.Env):
                 )
 
     def _failed(self) -> Transition:
-        return self._last, 0.0, False, True, {FAILURE: self._failure}
+        return self._last, 0.0, False, True, {FAILURE: self._failure or CLOSED}
 
 
-def _told(error: Exception, when: str) -> str:
-    lines = traceback.format_exception_only(error)
-    return f"when it {when}: {''.join(lines).strip()}"
+def _told(error: Exception, when: str) -> Failure:
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"when it {when}: {what}", "".join(traceback.format_exception(error))
 
 
 def _kept(info: Any) -> dict[str, Any]:

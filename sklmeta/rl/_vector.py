@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -20,7 +21,10 @@ from sklmeta.rl._batched import Step
 from sklmeta.rl._guard import FAILURE, PARK
 from sklmeta.rl._spaces import space_code
 
-__all__ = ["GymVector", "autoreset_mode"]
+__all__ = ["GymVector", "autoreset_mode", "end_processes"]
+
+# How long environments may take to close.
+CLOSING_SECONDS = 10.0
 
 WHAT_TO_DO = (
     "Mend the environment, or leave the task out; agents with env_errors='warn' go on "
@@ -77,11 +81,18 @@ class GymVector:
         self._observation: Any = None
 
     def reset(self, mask: Tensor | None = None) -> Tensor:
-        """Begin an episode where `mask` says so, by default everywhere."""
-        chosen = np.ones(self.n_envs, bool) if mask is None else mask.cpu().numpy()
-        if self._seeds is not None:
+        """Begin an episode where `mask` says so, by default everywhere.
+
+        The first time, all begin. Vector environments that reset themselves in the next
+        step still show the final observation, and that step is not valid.
+        """
+        if mask is None or self._seeds is not None:
             chosen = np.ones(self.n_envs, bool)
-        if self._mode == AutoresetMode.DISABLED or mask is None:
+        elif self._mode == AutoresetMode.DISABLED:
+            chosen = mask.cpu().numpy()
+        else:  # they reset themselves
+            chosen = np.zeros(self.n_envs, bool)
+        if chosen.any():
             self._reset_now(chosen)
             self._resting &= ~chosen
         return self._tensor(self._observation)
@@ -97,6 +108,7 @@ class GymVector:
         ended = terminated | truncated
         final = self._final_observation(observation, infos, ended)
         self._refuse_not_finite(final, "an observation")
+        self._refuse_not_finite(observation, "an observation")
         self._refuse_not_finite(reward, "a reward")
         self._resting = self._resting_after(ended)
         return Step(
@@ -110,9 +122,16 @@ class GymVector:
 
     def close(self) -> None:
         """Close all environments, also those that do not answer."""
-        with suppress(Exception):
-            self.vector.close()
-        self._terminate()
+        watch = threading.Timer(CLOSING_SECONDS, self._kill)
+        if self._processes:
+            watch.start()
+        try:
+            with warnings.catch_warnings(), suppress(Exception):
+                warnings.simplefilter("ignore")  # that a step was not waited for
+                self.vector.close()
+        finally:
+            watch.cancel()
+            self._forget()
 
     # How the modes differ --------------------------------------------------------
 
@@ -182,11 +201,14 @@ class GymVector:
                 self._silent(), f"did not answer within {self._timeout} s", error
             )
         except (EOFError, OSError) as error:
+            if not self._processes:
+                raise
             self._give_up(self._dead(), "ended its process", error)
         infos = answer[-1]
         if FAILURE in infos:
             place = int(np.flatnonzero(infos[f"_{FAILURE}"])[0])
-            self._give_up([place], f"failed {infos[FAILURE][place]}", None)
+            what, where = infos[FAILURE][place]
+            self._give_up([place], f"failed {what}", None, where)
         return answer
 
     def _asked(self, verb: str, *arguments: Any, **keywords: Any) -> Any:
@@ -202,34 +224,47 @@ class GymVector:
         return [i for i, pipe in enumerate(pipes) if not pipe.poll(0)]
 
     def _dead(self) -> Iterable[int]:
-        processes = getattr(self.vector, "processes", [])
-        for process in processes:  # one that dies may be a moment away from it
-            process.join(0.1 / max(1, len(processes)))
-        return [i for i, process in enumerate(processes) if not process.is_alive()]
+        vector: Any = self.vector
+        return [i for i, pipe in enumerate(vector.parent_pipes) if _is_cut(pipe)]
 
     def _give_up(
-        self, places: Iterable[int], what: str, cause: BaseException | None
-    ) -> None:
+        self,
+        places: Iterable[int],
+        what: str,
+        cause: BaseException | None,
+        where: str | None = None,
+    ) -> NoReturn:
+        """Close all and name who failed; `where` is the traceback, if it is known."""
         self._close_by_force()
         named = [self.names[i] for i in places] or [None]
-        raise EnvTaskError(
+        failure = EnvTaskError(
             f"The environment of task {named[0]!r} {what}. {WHAT_TO_DO}", named[0]
-        ) from cause
+        )
+        if where is not None:
+            failure.add_note(f"In the environment:\n{where}")
+        raise failure from cause
 
     def _close_by_force(self) -> None:
         """Close all environments while some may hang or be gone."""
-        processes = hasattr(self.vector, "processes")
-        with warnings.catch_warnings(), suppress(Exception):
-            warnings.simplefilter("ignore")  # that a step was not waited for
-            self.vector.close(**({"terminate": True} if processes else {}))
-        self.vector.closed = True  # or it tries again when it is collected
-        self._terminate()
+        if self._processes:
+            self._forget()
+        else:
+            self.close()
 
-    def _terminate(self) -> None:
-        for process in getattr(self.vector, "processes", []):
-            if process.is_alive():
-                process.terminate()
-                process.join(1)
+    @property
+    def _processes(self) -> list[Any]:
+        return getattr(self.vector, "processes", [])
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+    def _forget(self) -> None:
+        """Let nothing be tried again when the vector environment is collected."""
+        end_processes(self._processes)
+        for pipe in getattr(self.vector, "parent_pipes", []):
+            pipe.close()
+        self.vector.closed = True
 
     def _refuse_not_finite(self, values: Any, what: str) -> None:
         array = np.asarray(values)
@@ -242,6 +277,28 @@ class GymVector:
     def _tensor(self, observation: Any) -> Tensor:
         # A copy: vector environments may write the next one to the same memory.
         return self._observation_code.from_env(np.array(observation), self.device)
+
+
+def end_processes(processes: Iterable[Any]) -> None:
+    """End processes, whatever they are at."""
+    running = [process for process in processes if process.is_alive()]
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(1)
+        if process.is_alive():  # deaf to that
+            process.kill()
+            process.join()
+
+
+def _is_cut(pipe: Any) -> bool:
+    """Return whether the other end of a pipe is gone."""
+    try:
+        while pipe.poll(0):
+            pipe.recv()
+    except (EOFError, OSError):
+        return True
+    return False
 
 
 def autoreset_mode(vector: VectorEnv) -> AutoresetMode:

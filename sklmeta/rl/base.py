@@ -167,7 +167,7 @@ class BaseAgent(BaseEstimator):
     ) -> tuple[OnlinePolicy, Any, NDArray[Any]]:
         with self._pool() as pool:
             if isinstance(env, gymnasium.Env):
-                copies, envs = 1, pool.of_env(env)
+                copies, envs = 1, pool.of_env(env, seed)
             else:
                 task = as_env_tasks(env)[0]
                 seed = task_seed(task.name, seed)
