@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import gymnasium
@@ -54,9 +55,12 @@ class EnvPool:
 
     @staticmethod
     def simulates(tasks: Sequence[EnvTask]) -> bool:
-        """Return whether tasks have one simulator together."""
+        """Return whether tasks have one simulator together.
+
+        One that a class inherits would not know what the class does otherwise.
+        """
         first = tasks[0]
-        return hasattr(first.env_fn, "simulator") and all(
+        return "simulator" in getattr(first.env_fn, "__dict__", {}) and all(
             task.env_fn is first.env_fn
             and task.max_episode_steps == first.max_episode_steps
             for task in tasks
@@ -125,12 +129,19 @@ class EnvPool:
     ) -> BatchedEnvs:
         generator = torch.Generator(device).manual_seed(seed)
         make: Any = tasks[0].env_fn
-        return make.simulator(
-            [task.kwargs for task in tasks],
-            tasks[0].max_episode_steps,
-            TorchNoise(generator),
-            device,
-        )
+        known = signature(make).parameters.keys()
+        if not all(task.kwargs.keys() <= known for task in tasks):
+            _refuse_one_of(tasks)
+        try:
+            return make.simulator(
+                [task.kwargs for task in tasks],
+                tasks[0].max_episode_steps,
+                TorchNoise(generator),
+                device,
+            )
+        except (KeyError, TypeError, ValueError):
+            _refuse_one_of(tasks)
+            raise
 
     def _in_this_process(self, tasks: Sequence[EnvTask]) -> SyncVectorEnv:
         seen: dict[int, int] = {}
@@ -196,6 +207,20 @@ def _start_method() -> str:
 
 def _same(env: gymnasium.Env) -> gymnasium.Env:
     return env
+
+
+def _refuse_one_of(tasks: Sequence[EnvTask]) -> None:
+    """Raise EnvTaskError for the first task that others cannot be simulated with."""
+    first = _spaces_of(tasks[0])
+    for task in tasks:
+        spaces = _spaces_of(task)
+        if spaces != first:
+            raise EnvTaskError(
+                f"The environment of task {task.name!r} has observations and actions "
+                f"in {spaces[0]} and {spaces[1]}, that of task {tasks[0].name!r} in "
+                f"{first[0]} and {first[1]}. {WHAT_TO_DO}",
+                task.name,
+            )
 
 
 def _spaces_of(task: EnvTask) -> Spaces:
