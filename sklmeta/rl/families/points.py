@@ -127,7 +127,7 @@ def _check_goal(
     if goal.shape != (*before, 2) or not np.isfinite(goal).all():
         raise ValueError(f"goal must be two finite numbers, got {goal}.")
     if not (np.asarray(radius) > 0).all():
-        raise ValueError(f"goal_radius must be above 0, got {radius}.")
+        raise ValueError(f"goal_radius must be above 0, got {radius!r}.")
 
 
 class _Points(Simulator):
