@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import gymnasium
@@ -128,12 +129,19 @@ class EnvPool:
     ) -> BatchedEnvs:
         generator = torch.Generator(device).manual_seed(seed)
         make: Any = tasks[0].env_fn
-        return make.simulator(
-            [task.kwargs for task in tasks],
-            tasks[0].max_episode_steps,
-            TorchNoise(generator),
-            device,
-        )
+        known = signature(make).parameters.keys()
+        if not all(task.kwargs.keys() <= known for task in tasks):
+            _refuse_one_of(tasks)
+        try:
+            return make.simulator(
+                [task.kwargs for task in tasks],
+                tasks[0].max_episode_steps,
+                TorchNoise(generator),
+                device,
+            )
+        except (KeyError, TypeError, ValueError):
+            _refuse_one_of(tasks)
+            raise
 
     def _in_this_process(self, tasks: Sequence[EnvTask]) -> _Lent:
         seen: dict[int, int] = {}
@@ -221,6 +229,20 @@ class _Lent(SyncVectorEnv):
 
 def _same(env: gymnasium.Env) -> gymnasium.Env:
     return env
+
+
+def _refuse_one_of(tasks: Sequence[EnvTask]) -> None:
+    """Raise EnvTaskError for the first task that others cannot be simulated with."""
+    first = _spaces_of(tasks[0])
+    for task in tasks:
+        spaces = _spaces_of(task)
+        if spaces != first:
+            raise EnvTaskError(
+                f"The environment of task {task.name!r} has observations and actions "
+                f"in {spaces[0]} and {spaces[1]}, that of task {tasks[0].name!r} in "
+                f"{first[0]} and {first[1]}. {WHAT_TO_DO}",
+                task.name,
+            )
 
 
 def _spaces_of(task: EnvTask) -> Spaces:

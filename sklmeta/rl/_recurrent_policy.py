@@ -44,18 +44,29 @@ class RecurrentPolicy(nn.Module):
         How both are coded.
     hidden_size : int
         Units of the recurrent layer.
+    head_size : int or None
+        Units of a layer that reads the state and the inputs for both heads; None:
+        the heads read the state.
     """
 
     def __init__(
-        self, observation: SpaceCode, action: SpaceCode, hidden_size: int
+        self,
+        observation: SpaceCode,
+        action: SpaceCode,
+        hidden_size: int,
+        head_size: int | None = None,
     ) -> None:
         super().__init__()
         self.observation, self.action = observation, action
         n_inputs = observation.width + action.width + 2
         self.gru = nn.GRU(n_inputs, hidden_size)
         _remember_at_first(self.gru)
-        self.actor = nn.Linear(hidden_size, action.width)
-        self.critic = nn.Linear(hidden_size, 1)
+        self.head: nn.Module | None = None
+        if head_size is not None:
+            reader = nn.Linear(hidden_size + n_inputs, head_size)
+            self.head = nn.Sequential(reader, nn.ReLU())
+        self.actor = nn.Linear(head_size or hidden_size, action.width)
+        self.critic = nn.Linear(head_size or hidden_size, 1)
         self.log_std = nn.Parameter(
             torch.zeros(() if action.is_discrete else action.width)
         )
@@ -93,7 +104,7 @@ class RecurrentPolicy(nn.Module):
         """Choose actions by codes of observations (B, width)."""
         inputs = self.inputs(state, code)
         features, hidden = self.gru(inputs[None], state.hidden[None])
-        distribution, value = self.heads(features[0])
+        distribution, value = self.heads(features[0], inputs)
         chosen = (
             distribution.mode() if deterministic else distribution.sample(generator)
         )
@@ -129,8 +140,12 @@ class RecurrentPolicy(nn.Module):
         reward = self.reward_moments.scaled(state.reward[:, None])
         return torch.cat([code, state.action, reward, state.begins[:, None]], -1)
 
-    def heads(self, features: Tensor) -> tuple[ActionDistribution, Tensor]:
+    def heads(
+        self, features: Tensor, inputs: Tensor
+    ) -> tuple[ActionDistribution, Tensor]:
         """Return the distribution of actions and the value, in units of its scale."""
+        if self.head is not None:
+            features = self.head(torch.cat([features, inputs], -1))
         outputs, value = self.actor(features), self.critic(features)[..., 0]
         if self.action.is_discrete:
             return CategoricalActions(outputs), value
@@ -144,7 +159,7 @@ class RecurrentPolicy(nn.Module):
         `inputs` (T, B, n_inputs); `hidden` (B, H) before their first step.
         """
         features, _ = self.gru(inputs, hidden[None].contiguous())
-        return self.heads(features)
+        return self.heads(features, inputs)
 
 
 @torch.no_grad()

@@ -79,6 +79,12 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
     hidden_size : int, default=128
         Units of the gated recurrent layer.
 
+    head_size : int, default=None
+        Units of a layer with ReLU that reads the recurrent state together with the
+        inputs, and that policy and value read in turn. None: they read the state.
+        Worth a try where what is known has to be looked up by what is observed, as in
+        tabular processes.
+
     lr : float, default=2e-3
         Step size of Adam.
 
@@ -159,6 +165,7 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
         *,
         n_episodes: int = 10,
         hidden_size: int = 128,
+        head_size: int | None = None,
         lr: float = 2e-3,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -183,6 +190,7 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
     ) -> None:
         self.n_episodes = n_episodes
         self.hidden_size = hidden_size
+        self.head_size = head_size
         self.lr = lr
         self.gamma = gamma
         self.gae_lambda = gae_lambda
@@ -215,11 +223,12 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
             check_not_negative(name, getattr(self, name))
         for name in ("gamma", "gae_lambda"):
             check_fraction(name, getattr(self, name), boundaries="both")
-        if self.sequence_length is not None:
-            check_integer("sequence_length", self.sequence_length, 1)
+        for name in ("sequence_length", "head_size"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
 
     def _new_learner(self) -> RL2:
-        return RL2(RecurrentPolicy(*self._codes, self.hidden_size))
+        return RL2(RecurrentPolicy(*self._codes, self.hidden_size, self.head_size))
 
     def _outer_step_size(self) -> float:
         return self.lr

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
@@ -37,13 +37,9 @@ class BanditEnv(gymnasium.Env):
 
     def __init__(self, probabilities: ArrayLike) -> None:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
-        p = self.probabilities
-        if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
-            raise ValueError(
-                f"probabilities must be numbers in [0, 1], one per arm, got {p}."
-            )
+        _check_probabilities(self.probabilities, 1)
         self.observation_space = Discrete(1)
-        self.action_space = Discrete(len(p))
+        self.action_space = Discrete(len(self.probabilities))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -67,8 +63,16 @@ class BanditEnv(gymnasium.Env):
     ) -> Simulator:
         """Return the bandits of many tasks as one simulator."""
         table = np.stack([np.asarray(k["probabilities"]) for k in kwargs])
+        _check_probabilities(table, 2)
         probabilities = torch.as_tensor(table, dtype=torch.float32, device=device)
         return _Bandits(probabilities, max_episode_steps, noise, device)
+
+
+def _check_probabilities(p: NDArray[np.float64], n_axes: int) -> None:
+    if p.ndim != n_axes or not p.shape[-1] or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"probabilities must be numbers in [0, 1], one per arm, got {p}."
+        )
 
 
 class _Bandits(Simulator):

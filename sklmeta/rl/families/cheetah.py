@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 from sklearn.utils import check_random_state
 
-from sklmeta._parameters import check_integer
+from sklmeta._parameters import check_integer, check_not_negative, check_positive
 from sklmeta.rl.tasks import EnvTask
 
 __all__ = [
@@ -75,6 +75,7 @@ class CheetahVelocityEnv(_CheetahEnv):
     """
 
     def __init__(self, velocity: float, render_mode: str | None = None) -> None:
+        check_not_negative("velocity", velocity)
         super().__init__(render_mode)
         self.velocity = velocity
 
@@ -84,7 +85,7 @@ class CheetahVelocityEnv(_CheetahEnv):
 
 @dataclass(frozen=True)
 class HalfCheetahDirection:
-    """Half cheetahs that are to run forward or backward, half of them each.
+    """Half cheetahs that are to run forward or backward, either as likely.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class HalfCheetahDirection:
     References
     ----------
     Finn et al. 2017 (arXiv:1703.03400), section 5.3. The robot is gymnasium's
-    HalfCheetah-v5 instead of rllab's.
+    HalfCheetah-v5 instead of rllab's, with its control cost, twice the authors'.
     """
 
     horizon: int = 200
@@ -144,14 +145,15 @@ class HalfCheetahVelocity:
     References
     ----------
     Finn et al. 2017 (arXiv:1703.03400), section 5.3. The robot is gymnasium's
-    HalfCheetah-v5 instead of rllab's; targets lie in [0, 3] as in later comparisons
-    (the paper's text says [0, 2]).
+    HalfCheetah-v5 instead of rllab's, with its control cost, twice the authors';
+    targets lie in [0, 3] as in later comparisons (the paper says [0, 2]).
     """
 
     fastest: float = 3.0
     horizon: int = 200
 
     def __post_init__(self) -> None:
+        check_positive("fastest", self.fastest)
         check_integer("horizon", self.horizon, 1)
 
     def sample(self, n_tasks: int, random_state: Any = None) -> list[EnvTask]:

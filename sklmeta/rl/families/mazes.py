@@ -60,7 +60,7 @@ class GridMazeEnv(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         self.walls = np.asarray(walls, dtype=bool)
-        self.start, self.goal = (tuple(map(int, np.ravel(c))) for c in (start, goal))
+        self.start, self.goal = _cell(start), _cell(goal)
         _check_maze(self.walls, self.start, self.goal)
         self.render_mode = render_mode
         self.observation_space, self.action_space = _spaces()
@@ -111,14 +111,22 @@ class GridMazeEnv(gymnasium.Env):
         device: torch.device,
     ) -> Simulator:
         """Return the mazes of many tasks as one simulator."""
+        mazes = [np.asarray(k["walls"], bool) for k in kwargs]
+        starts, goals = ([_cell(k[c]) for k in kwargs] for c in ("start", "goal"))
+        for maze, start, goal in zip(mazes, starts, goals, strict=True):
+            _check_maze(maze, start, goal)
         return _Mazes(
-            _stacked_walls([np.asarray(k["walls"], bool) for k in kwargs]).to(device),
-            torch.as_tensor(np.stack([k["start"] for k in kwargs]), device=device),
-            torch.as_tensor(np.stack([k["goal"] for k in kwargs]), device=device),
+            _stacked_walls(mazes).to(device),
+            torch.tensor(starts, device=device),
+            torch.tensor(goals, device=device),
             max_episode_steps,
             noise,
             device,
         )
+
+
+def _cell(place: ArrayLike) -> tuple[int, ...]:
+    return tuple(map(int, np.ravel(place)))
 
 
 def _check_maze(
@@ -159,7 +167,7 @@ class _Mazes(Simulator):
         device: torch.device,
     ) -> None:
         super().__init__(len(walls), *_spaces(), max_episode_steps, noise, device)
-        self.walls, self.start, self.goal = walls, start.long(), goal.long()
+        self.walls, self.start, self.goal = walls, start, goal
         self._moves = torch.tensor(MOVES, device=device)
         self._rows = torch.arange(len(walls), device=device)
         near = torch.tensor([-1, 0, 1], device=device)

@@ -69,7 +69,9 @@ def metaworld_tasks(
     split : {"train", "test"}, default="train"
         Which tasks.
     seed : int, default=0
-        Seed of the goals.
+        Seed of the goals. Take the same one for both splits: Meta-World draws the test
+        goals of ML1 with the seed after it, so that the training goals of seed 1 are
+        the test goals of seed 0.
     max_episode_steps : int, default=500
         Steps of an episode, at most 500, after which Meta-World's environments refuse
         to go on.
@@ -99,6 +101,7 @@ def metaworld_tasks(
         )
     check_choice("benchmark", benchmark, BENCHMARKS)
     check_choice("split", split, ["train", "test"])
+    check_integer("seed", seed, 0)
     check_integer("max_episode_steps", max_episode_steps, 1)
     if max_episode_steps > 500:
         raise ValueError(

@@ -57,9 +57,8 @@ class PointGoalEnv(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         self.goal = np.asarray(goal, dtype=np.float64)
-        if self.goal.shape != (2,) or not np.isfinite(self.goal).all():
-            raise ValueError(f"goal must be two finite numbers, got {goal!r}.")
         self.goal_radius = goal_radius
+        _check_goal(self.goal, goal_radius, ())
         self.render_mode = render_mode
         self.observation_space, self.action_space = _spaces()
         self._trail = [np.zeros(2)]
@@ -111,6 +110,7 @@ class PointGoalEnv(gymnasium.Env):
         """Return the points of many tasks as one simulator."""
         goals = np.stack([np.asarray(k["goal"]) for k in kwargs])
         radii = np.array([k.get("goal_radius", 0.01) for k in kwargs])
+        _check_goal(goals, radii, radii.shape)
         return _Points(
             torch.as_tensor(goals, dtype=torch.float32, device=device),
             torch.as_tensor(radii, dtype=torch.float32, device=device),
@@ -118,6 +118,16 @@ class PointGoalEnv(gymnasium.Env):
             noise,
             device,
         )
+
+
+def _check_goal(
+    goal: NDArray[np.float64], radius: ArrayLike, before: tuple[int, ...]
+) -> None:
+    """Check goals (*before, 2) and their radii."""
+    if goal.shape != (*before, 2) or not np.isfinite(goal).all():
+        raise ValueError(f"goal must be two finite numbers, got {goal}.")
+    if not (np.asarray(radius) > 0).all():
+        raise ValueError(f"goal_radius must be above 0, got {radius!r}.")
 
 
 class _Points(Simulator):

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class TabularMDPEnv(gymnasium.Env):
     def __init__(self, transitions: ArrayLike, mean_rewards: ArrayLike) -> None:
         self.transitions = np.asarray(transitions, dtype=np.float64)
         self.mean_rewards = np.asarray(mean_rewards, dtype=np.float64)
-        _check_tables(self.transitions, self.mean_rewards)
+        _check_tables(self.transitions, self.mean_rewards, 2)
         n_states, n_actions = self.mean_rewards.shape
         self.observation_space = Discrete(n_states)
         self.action_space = Discrete(n_actions)
@@ -75,6 +75,7 @@ class TabularMDPEnv(gymnasium.Env):
         """Return the processes of many tasks as one simulator."""
         transitions = np.stack([np.asarray(k["transitions"]) for k in kwargs])
         rewards = np.stack([np.asarray(k["mean_rewards"]) for k in kwargs])
+        _check_tables(transitions, rewards, 3)
         return _TabularMDPs(
             torch.as_tensor(transitions.cumsum(-1), dtype=torch.float32, device=device),
             torch.as_tensor(rewards, dtype=torch.float32, device=device),
@@ -84,10 +85,12 @@ class TabularMDPEnv(gymnasium.Env):
         )
 
 
-def _check_tables(transitions: np.ndarray, mean_rewards: np.ndarray) -> None:
-    if mean_rewards.ndim != 2 or transitions.shape != (
+def _check_tables(
+    transitions: NDArray[np.float64], mean_rewards: NDArray[np.float64], n_axes: int
+) -> None:
+    if mean_rewards.ndim != n_axes or transitions.shape != (
         *mean_rewards.shape,
-        len(mean_rewards),
+        mean_rewards.shape[-2],
     ):
         raise ValueError(
             "transitions must have shape (n_states, n_actions, n_states) and "
@@ -99,6 +102,8 @@ def _check_tables(transitions: np.ndarray, mean_rewards: np.ndarray) -> None:
             "transitions must be probabilities: not negative, with sums of 1 over the "
             "last axis."
         )
+    if not np.isfinite(mean_rewards).all():
+        raise ValueError("mean_rewards must be finite numbers.")
 
 
 class _TabularMDPs(Simulator):
