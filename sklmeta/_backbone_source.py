@@ -188,7 +188,9 @@ def prepared_by(
     )
 
 
-def refuse_unlearned_averages(meta: Any, backbone: nn.Module) -> None:
+def refuse_unlearned_averages(
+    meta: Any, backbone: nn.Module, is_kept: bool = False
+) -> None:
     """Refuse to fix normalisation whose running averages nobody has learned.
 
     Parameters
@@ -197,6 +199,8 @@ def refuse_unlearned_averages(meta: Any, backbone: nn.Module) -> None:
         Where the backbone is from.
     backbone : torch.nn.Module
         With some layers fixed.
+    is_kept : bool, default=False
+        Whether nothing is trained any more, so that all layers stay as they are.
 
     Raises
     ------
@@ -208,13 +212,14 @@ def refuse_unlearned_averages(meta: Any, backbone: nn.Module) -> None:
         return
     before = dict(learner.get_submodule("backbone").named_modules())
     for name, layer in backbone.named_modules():
-        if isinstance(layer, TaskBatchNorm) and is_fixed(layer):
+        if isinstance(layer, TaskBatchNorm) and (is_kept or is_fixed(layer)):
             if name in before and is_fixed(before[name]):
                 continue
             raise ValueError(
-                f"freeze fixes the batch normalisation {name!r} to its running "
-                f"averages, and the {type(meta).__name__} given as backbone_from has "
-                "learned none: it normalises by each task's support rows. Freeze other "
+                f"{'max_iter=0 leaves' if is_kept else 'freeze fixes'} the batch "
+                f"normalisation {name!r} to its running averages, and the "
+                f"{type(meta).__name__} given as backbone_from has learned none: it "
+                "normalises by each task's support rows. Freeze other "
                 "layers, start from a metric learner such as ProtoNetClassifier, or "
                 "use a backbone without batch normalisation."
             )

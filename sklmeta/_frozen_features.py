@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sklmeta import _meta_training
 from sklmeta._meta_training import Seeds
 from sklmeta._parameters import resolve_device
 from sklmeta._preparation import Preparation
@@ -86,6 +85,8 @@ def features_once(
     backbone = getattr(learner, "backbone", None)
     if not isinstance(backbone, nn.Module) or not is_fixed(backbone):
         return preparation, learner
+    if any(p.requires_grad for p in backbone.parameters()):
+        return preparation, learner  # scales and shifts of fixed layers are trained
     learner.to(resolve_device(estimator.device)).eval()
     parts = learner.on_features()
     if parts is None:
@@ -103,7 +104,5 @@ def _try_out(
     """Try the backbone out on rows, which training is not going to show it again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says what is to say of tasks
-        first = next(
-            _meta_training.training_episodes(estimator, sample, preparation, seed)
-        )
+        first = next(estimator._training_stream(learner, sample, preparation, seed))
     try_out(learner, first)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -56,6 +56,7 @@ __all__ = [
     "train",
     "training_episodes",
     "training_sampler",
+    "without_weightless",
 ]
 
 FIRST_JUDGED = 20  # meta-updates before their loss is judged
@@ -190,6 +191,16 @@ def refuse_other_domains(weights: Any, tasks: Any) -> None:
         )
 
 
+def without_weightless(weights: Any, tasks: Any) -> Any:
+    """Return the tasks of domains with a weight above 0.
+
+    The others teach nothing, nor how rows are scaled.
+    """
+    if not isinstance(weights, Mapping) or all(weights.values()):
+        return tasks
+    return tasks[np.array([bool(weights[domain]) for domain in tasks.domains])]
+
+
 def training_episodes(
     estimator: Any, tasks: Any, preparation: Preparation, seed: int
 ) -> Iterator[Episodes]:
@@ -274,6 +285,17 @@ def fixed_episodes(
     return list(standardised(batches, preparation))
 
 
+def _remedy(sizes: Sequence[str], estimator: Any) -> str:
+    """Return what to do where training diverges."""
+    remedies = [f"Lower {' or '.join(sizes)}", "scale features with long tails"]
+    if estimator._clips:
+        remedies.append(
+            "clip gradients: callbacks=[skorch.callbacks.GradientNormClipping(1.0)]"
+        )
+    *first, last = remedies
+    return f"{', '.join(first)}, or {last}." if first[1:] else f"{first[0]}, or {last}."
+
+
 def train(
     estimator: Any,
     learner: Learner,
@@ -303,8 +325,7 @@ def train(
         patience=estimator.n_iter_no_change if stops else None,
         callbacks=estimator.callbacks or (),
         verbose=estimator.verbose,
-        remedy=f"Lower {' or '.join(sizes)}, scale features with long tails, or clip "
-        "gradients: callbacks=[skorch.callbacks.GradientNormClipping(1.0)].",
+        remedy=_remedy(sizes, estimator),
         update=UpdateOptions(compile=estimator.compile),
     )
     learner = learner.to(resolve_device(estimator.device)).eval()

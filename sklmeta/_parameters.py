@@ -99,7 +99,8 @@ small_tasks : {"shrink", "drop", "raise"}, default="shrink"
 domain_weights : "equal" or dict of domain to weight, default=None
     How often a task, or a class of a `ClassPool`, of each domain is trained on (see
     `TaskSet.from_domains`): None takes every task as often as any other, "equal" every
-    domain; a dict has a share for each, up to a factor. Held-out tasks are drawn alike
+    domain; a dict has a share for each, up to a factor, and what has a share of 0 is
+    left out altogether, of how rows are scaled, too. Held-out tasks are drawn alike
     whatever the weights, and `partial_fit` takes each task once.
 
 image_shape : tuple of int, default=None

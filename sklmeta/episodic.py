@@ -93,6 +93,7 @@ class EpisodicMetaLearner(BaseMetaLearner):
 
     _step_sizes: ClassVar[tuple[str, ...]] = ("outer_lr",)
     _least_updates: ClassVar[int] = 1  # of `max_iter`
+    _clips: ClassVar[bool] = True  # whether `callbacks` could clip gradients
     # Built into the learner or its preparation by the first fit.
     _structural_parameters: ClassVar[tuple[str, ...]] = (
         *("backbone", "backbone_from", "freeze"),
@@ -199,7 +200,8 @@ class EpisodicMetaLearner(BaseMetaLearner):
         """Freeze what is not to be trained of a new backbone."""
         freeze_layers(backbone, self.freeze)
         if self.backbone_from is not None:
-            refuse_unlearned_averages(self.backbone_from, backbone)
+            is_kept = self.max_iter == 0
+            refuse_unlearned_averages(self.backbone_from, backbone, is_kept)
 
     def _make_learner(
         self,
@@ -309,15 +311,15 @@ class EpisodicMetaLearner(BaseMetaLearner):
         seeds = self._start(goes_on)
         tasks = as_tasks(X, y, groups)
         _meta_training.refuse_other_domains(self.domain_weights, tasks)
+        tasks = _meta_training.without_weightless(self.domain_weights, tasks)
         sample = representative(tasks, seeds.held_out)
         preparation, learner = self._prepared(sample, None, seeds, goes_on)
         train_tasks, held_out = _meta_training.split_held_out(
             self, tasks, validation_tasks, seeds.held_out
         )
         renewed = self._get_ready(learner, train_tasks, preparation, seeds, goes_on)
-        rows, trained = features_once(
-            self, preparation, learner, sample, seeds, goes_on
-        )
+        tried = representative(train_tasks, seeds.episodes)
+        rows, trained = features_once(self, preparation, learner, tried, seeds, goes_on)
         stream = self._training_stream(trained, train_tasks, rows, seeds.episodes)
         validation = _meta_training.fixed_episodes(self, held_out, rows, seeds.held_out)
         seen = _leakage.fingerprints(train_tasks)

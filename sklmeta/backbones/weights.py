@@ -53,10 +53,11 @@ def load_weights(
     Raises
     ------
     TypeError
-        If `weights` is no mapping of names to tensors.
+        If `module` is none, or `weights` no mapping of names to tensors.
     ValueError
         If the weights are of another architecture, with what is missing, unexpected
-        and of another shape; or if no name begins with the prefix.
+        and of another shape; if no name begins with the prefix; if a pattern matches
+        nothing, or all; or if weights are not finite.
 
     See Also
     --------
@@ -78,9 +79,16 @@ def load_weights(
     >>> bool((body[0].weight == trained[0].weight).all())
     True
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module must be a torch.nn.Module, got {type(module).__name__}. Of a "
+            "function that makes one, give what it returns."
+        )
     given = _without_prefix(_read(weights), prefix)
-    given = {n: given[n] for n in given if n not in matching(given, ignore)}
     own = module.state_dict()
+    _refuse_idle_patterns(ignore, [*given, *own], own)
+    given = {n: given[n] for n in given if n not in matching(given, ignore)}
+    _refuse_other_numbers(given, own)
     skipped = matching(own, ignore)
     problems = [
         _listed("missing", [n for n in own if _is_missed(n, given, skipped)]),
@@ -117,6 +125,11 @@ def _read(weights: Any) -> dict[str, Tensor]:
             "weights must be a state dict (names to tensors) or the path of one, got "
             f"{type(weights).__name__}."
         )
+    if not all(isinstance(name, str) for name in weights):
+        raise TypeError(
+            "weights must map names to tensors, as a module's state_dict() does; got "
+            f"keys such as {next(n for n in weights if not isinstance(n, str))!r}."
+        )
     others = [n for n, value in weights.items() if not isinstance(value, Tensor)]
     if others:
         nested = [n for n in others if isinstance(weights[n], Mapping)]
@@ -132,10 +145,47 @@ def _without_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor
     found = {n[len(prefix) :]: w for n, w in weights.items() if n.startswith(prefix)}
     if weights and not found:
         raise ValueError(
-            f"No weight has a name that begins with prefix={prefix!r}. They are called "
+            f"No weight has a name that begins with prefix={prefix!r}, which ends in a "
+            "dot where it is the name of a module. They are called "
             f"{shown_names(list(weights))}."
         )
     return found
+
+
+def _refuse_idle_patterns(
+    ignore: str | Sequence[str], names: Sequence[str], own: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError where a pattern matches nothing, or all are ignored."""
+    for pattern in [ignore] if isinstance(ignore, str) else ignore:
+        if not matching(names, pattern):
+            raise ValueError(
+                f"ignore={ignore!r}: no weight matches {pattern!r}. They are called "
+                f"{shown_names(list(dict.fromkeys(names)))}."
+            )
+    if own and matching(own, ignore) == set(own):
+        raise ValueError(
+            f"ignore={ignore!r} matches all {len(own)} weights of the module, so that "
+            "none would be loaded. Leave the module as it is if that is meant."
+        )
+
+
+def _refuse_other_numbers(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError where weights are not finite, or integers for floats."""
+    for name, value in given.items():
+        floats = name in own and own[name].is_floating_point()
+        if floats and not value.is_floating_point():
+            raise ValueError(
+                f"The weight {name!r} holds {value.dtype}, and the module's has "
+                f"{own[name].dtype}: it would lose its fractions. Give the weights "
+                "that were trained, dequantised if need be."
+            )
+        if floats and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"The weight {name!r} holds NaN or infinity. Was the net that it was "
+                "saved from trained to its end?"
+            )
 
 
 def _is_missed(name: str, given: dict[str, Tensor], skipped: set[str]) -> bool:

@@ -23,7 +23,14 @@ from sklmeta.engine.pool import RowPool
 from sklmeta.engine.spec import Count, EpisodeSpec, bounds
 from sklmeta.engine.units import Units, usable_units
 
-__all__ = ["EpisodeIndex", "EpisodeSampler", "EpisodeSpec", "RowPool", "gather"]
+__all__ = [
+    "EpisodeIndex",
+    "EpisodeSampler",
+    "EpisodeSpec",
+    "RowPool",
+    "gather",
+    "row_weights",
+]
 
 # Positions of a stream: its slots of 2**32 numbers serve the counts of the episode,
 # the choice of classes, and then the choice of rows way by way.
@@ -494,6 +501,42 @@ def _domain_shares(
             "with more rows, or small_tasks='shrink'."
         )
     return shares * usable
+
+
+def row_weights(
+    pool: RowPool, weights: str | Mapping[Hashable, float] | None
+) -> Tensor | None:
+    """Return how likely each row is drawn, up to a factor, by weights of domains, (R,).
+
+    Parameters
+    ----------
+    pool : RowPool
+        Rows of tasks, or classes, of several domains.
+    weights : "equal" or mapping of domain to weight, default=None
+        Of domains; None gives None: all rows are as likely.
+
+    Returns
+    -------
+    Tensor of shape (R,) or None
+
+    Raises
+    ------
+    ValueError
+        If no row has a weight above 0.
+    """
+    if weights is None:
+        return None
+    if pool.domain is None or not pool.is_class_pool:
+        n_rows = pool.offsets.diff().cpu()  # of each task
+        shares = _domain_shares(pool, n_rows, weights)
+        assert shares is not None and pool.domain is not None
+        domain = pool.domain.repeat_interleave(n_rows)
+    else:
+        domain = pool.domain[pool.y.cpu()]  # classes have the domains
+        n_rows = domain.bincount(minlength=pool.n_tasks)
+        shares = _domain_shares(pool, n_rows, weights)
+        assert shares is not None
+    return (shares / domain.bincount(minlength=len(shares)).clamp(min=1))[domain]
 
 
 def _in_rounds(tasks: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -93,7 +93,9 @@ class RowTrained(EpisodicMetaLearner):
         self, learner: Learner, tasks: Any, preparation: Preparation, seed: int
     ) -> Iterator[Episodes]:
         device = resolve_device(self.device)
-        return training_stream(tasks, preparation, device, self.batch_size, seed)
+        return training_stream(
+            tasks, preparation, device, self.batch_size, seed, self.domain_weights
+        )
 
     def _one_pass(
         self, tasks: Any, preparation: Preparation, seed: int

@@ -35,7 +35,8 @@ __all__ = [
 PRETRAINING = """\
 pretrain_iter : int, default=1000
     Updates of pre-training, before meta-training; 0 leaves it out, as for a `backbone`
-    that is pre-trained already.
+    that is pre-trained already. `callbacks` and `early_stopping` act afterwards, in
+    meta-training alone.
 
 pretrain_lr : float, default=1e-3
     Step size of pre-training.
@@ -110,7 +111,7 @@ class PretrainedMetaLearner(EpisodicMetaLearner):
     ) -> bool:
         if goes_on:
             return False
-        tasks = representative(tasks, seeds.held_out)
+        tasks = representative(tasks, seeds.episodes)
         n_classes_of(tasks, preparation)  # refuses a single class
         learner.pretrain_history = History()
         with self._while_pretraining(learner):
@@ -134,9 +135,11 @@ class PretrainedMetaLearner(EpisodicMetaLearner):
         fit_head(learner, tasks, preparation, seeds)
         own: Any = copy.copy(self)
         own.outer_lr, own._step_sizes = self.pretrain_lr, ("pretrain_lr",)
-        own.callbacks, own.early_stopping = None, False
+        own.callbacks, own.early_stopping, own._clips = None, False, False
         device, size = resolve_device(self.device), self.pretrain_batch_size
-        stream = training_stream(tasks, preparation, device, size, seeds.episodes)
+        stream = training_stream(
+            tasks, preparation, device, size, seeds.episodes, self.domain_weights
+        )
         result = _meta_training.train(
             own, learner, stream, None, None, self.pretrain_iter, seeds.dropout
         )

@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
+import joblib
+import numpy as np
 import torch
 from torch import Tensor
 
 from sklmeta._meta_training import Seeds
+from sklmeta._pooling import row_array
 from sklmeta._preparation import Preparation
 from sklmeta._task_rows import representative
 from sklmeta.engine.batches import Episodes, Rows
+from sklmeta.engine.episodes import row_weights
 from sklmeta.engine.pool import RowPool
 from sklmeta.engine.targets import TaskTargets
 from sklmeta.tasks import ClassPool, TaskSet
@@ -61,18 +65,31 @@ class TrainingRows:
         Classes of all tasks together, or targets.
     n_classes : int or None
         How many classes there are.
+    weights : Tensor of shape (R,) or None
+        How often each row is drawn, up to a factor; None: as often as any other.
     """
 
-    def __init__(self, pool: RowPool, y: Tensor, n_classes: int | None) -> None:
+    def __init__(
+        self,
+        pool: RowPool,
+        y: Tensor,
+        n_classes: int | None,
+        weights: Tensor | None = None,
+    ) -> None:
         self.pool = pool
         self.y = y
         self.n_classes = n_classes
+        self.weights = weights
 
     @classmethod
     def of_tasks(
-        cls, tasks: Any, preparation: Preparation, device: torch.device
+        cls,
+        tasks: Any,
+        preparation: Preparation,
+        device: torch.device,
+        domain_weights: Any = None,
     ) -> TrainingRows:
-        """Return the rows of tasks, prepared.
+        """Return the rows of tasks, prepared; domains are drawn by their weights.
 
         Raises
         ------
@@ -81,9 +98,11 @@ class TrainingRows:
         """
         pool = preparation.pool(tasks, device)
         n_classes = n_classes_of(tasks, preparation)
+        weights = row_weights(pool, domain_weights)
         if n_classes is None:
-            return cls(pool, _targets(pool, preparation.task_targets), None)
-        return cls(pool, pool.y, n_classes)  # local labels are numbered over all tasks
+            return cls(pool, _targets(pool, preparation.task_targets), None, weights)
+        # Local labels are numbered over all tasks.
+        return cls(pool, pool.y, n_classes, weights)
 
     def batch(self, index: Tensor) -> Episodes:
         """Return rows as the query of one task."""
@@ -98,9 +117,15 @@ class TrainingRows:
         return Episodes(support, Rows(x, y, mask, n_way))
 
     def endless(self, size: int, generator: torch.Generator) -> Iterator[Episodes]:
-        """Yield minibatches for ever: all rows in random order, and again."""
+        """Yield minibatches for ever: all rows in random order, and again.
+
+        Where rows have weights, each is drawn by them, whatever was drawn before.
+        """
         n_rows = self.pool.n_rows
         size = min(size, n_rows)
+        while self.weights is not None:
+            drawn = self.weights.multinomial(size, True, generator=generator)
+            yield self.batch(drawn)
         left = torch.zeros(0, dtype=torch.int64)
         while True:
             if len(left) < size:
@@ -127,7 +152,12 @@ def _targets(pool: RowPool, targets: TaskTargets | None) -> Tensor:
 
 
 def training_stream(
-    tasks: Any, preparation: Preparation, device: torch.device, size: int, seed: int
+    tasks: Any,
+    preparation: Preparation,
+    device: torch.device,
+    size: int,
+    seed: int,
+    domain_weights: Any = None,
 ) -> Iterator[Episodes]:
     """Yield minibatches of rows for ever.
 
@@ -136,7 +166,8 @@ def training_stream(
     """
     generator = torch.Generator().manual_seed(seed)
     if isinstance(tasks, TaskSet | ClassPool) or preparation.labels == "local":
-        rows = TrainingRows.of_tasks(representative(tasks, seed), preparation, device)
+        sample = representative(tasks, seed)
+        rows = TrainingRows.of_tasks(sample, preparation, device, domain_weights)
         yield from rows.endless(size, generator)
         return
     while True:
@@ -149,8 +180,20 @@ def fit_head(learner: Any, tasks: Any, preparation: Preparation, seeds: Seeds) -
     """Give a `FineTune` learner a head for the classes of tasks; say if it is new."""
     if preparation.labels != "local":
         return False  # one for all tasks
-    n_classes = n_classes_of(representative(tasks, seeds.episodes), preparation)
-    if n_classes is None or n_classes == len(learner.pretraining_head):
+    tasks = representative(tasks, seeds.episodes)
+    n_classes = n_classes_of(tasks, preparation)
+    classes = _digest_of_classes(tasks)
+    if n_classes is None or classes == learner.head_is_for:
         return False
     learner.new_head(n_classes, torch.Generator().manual_seed(seeds.weights))
+    learner.head_is_for = classes
     return True
+
+
+def _digest_of_classes(tasks: TaskSet | ClassPool) -> bytes:
+    """Return what tells classes of tasks from others of the same number.
+
+    Local labels mean nothing outside their task: it is the rows that tell.
+    """
+    rows = tasks.rows()
+    return joblib.hash((row_array(rows.X), np.asarray(rows.y))).encode()

@@ -122,7 +122,8 @@ class Tuning:
             path = chain([start], self._path(problem, start, share))
             losses = [_held_loss(problem.outputs(w), support, judged) for w in path]
             totals.append(torch.stack(losses))  # (n_steps + 1, T)
-        best = torch.stack(totals).sum(0).argmin(0)
+        # Steps that diverged are the worst: argmin would choose their NaN.
+        best = torch.stack(totals).sum(0).nan_to_num(nan=torch.inf).argmin(0)
         any_held = torch.stack(folds).any(2).any(0)
         return best.where(any_held, self.n_steps)
 

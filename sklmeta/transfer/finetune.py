@@ -152,6 +152,8 @@ class FineTune(EmbeddingLearner):
         self.inner_early_stopping = inner_early_stopping
         self.pretraining_head = nn.Parameter(torch.empty(0))
         self.new_head(n_outputs or 0, generator)
+        # Tells the classes of the head from others; set with it.
+        self.head_is_for: bytes | None = None
 
     def new_head(self, n_outputs: int, generator: torch.Generator | None) -> None:
         """Draw a new head of pre-training, for as many classes or targets."""
@@ -371,7 +373,7 @@ class _AllLayers:
         return task_gradients(losses, weights, create_graph=False)
 
     def pulled(self, offsets: TaskWeights) -> TaskWeights:
-        pulled = {n: offset for n, offset in offsets.items() if not n.endswith(".bias")}
+        pulled = {n: offset for n, offset in offsets.items() if "bias" not in n}
         return pulled | {HEAD: self.learner.layer.pulled(offsets[HEAD])}
 
 

@@ -64,7 +64,7 @@ def test_a_prefix_is_dropped_and_other_parts_are_left_out(trained, prefix):
         load_weights(Encoder(), weights, prefix="other.")
 
 
-@pytest.mark.parametrize("ignore", ["head", ["head.*"], ("h*d", "nothing")])
+@pytest.mark.parametrize("ignore", ["head", ["head.*"], ("h*d", "head.bias")])
 def test_ignored_weights_are_neither_loaded_nor_missed(trained, ignore):
     weights = trained.state_dict()
     weights["head.weight"] = torch.zeros(99, 4)  # of another number of classes
@@ -122,3 +122,37 @@ def test_a_few_of_many_differences_are_listed():
 def test_what_is_no_state_dict_is_refused(weights, match):
     with pytest.raises(TypeError, match=match):
         load_weights(Encoder(), weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (lambda w: {0: w["0.weight"]}, {}, TypeError, "names to tensors"),
+        (lambda w: w, {"ignore": "zzz"}, ValueError, "no weight matches 'zzz'"),
+        (lambda w: w, {"ignore": "*"}, ValueError, "none would be loaded"),
+        (
+            lambda w: {n: v.long() for n, v in w.items()},
+            {},
+            ValueError,
+            "lose its fractions",
+        ),
+        (
+            lambda w: {n: v * torch.nan for n, v in w.items()},
+            {},
+            ValueError,
+            "NaN or infinity",
+        ),
+    ],
+)
+def test_weights_that_would_do_nothing_or_harm_are_refused(
+    change, options, error, message
+):
+    net = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(error, match=message):
+        load_weights(net, change(net.state_dict()), **options)
+
+
+def test_what_makes_a_module_is_not_one():
+    weights = nn.Linear(3, 2).state_dict()
+    with pytest.raises(TypeError, match="give what it returns"):
+        load_weights(lambda: nn.Linear(3, 2), weights)
