@@ -187,7 +187,9 @@ def refuse_other_domains(weights: Any, tasks: Any) -> None:
         what, which = ("lacks", missing) if missing else ("names", unknown)
         raise ValueError(
             f"domain_weights {what} {which}; the domains of the tasks are {known}. "
-            "Give each of them a weight; 0 draws nothing from it."
+            "Give each of them a weight; 0 draws nothing from it. In searches, folds "
+            "must not take a domain away: shuffle them, TaskKFold(5, shuffle=True), or "
+            "spread domains by fit(tasks, groups=tasks.domains)."
         )
 
 

@@ -208,6 +208,8 @@ def make_glyphs(
 def _check(n_samples: int, size: int, variation: float) -> None:
     check_count("n_samples", n_samples)
     check_count("size", size)
+    if size < 8:
+        raise ValueError(f"size must be at least 8 pixels for strokes, got {size}.")
     check_not_negative("variation", variation)
     if variation > MOST_VARIATION:
         raise ValueError(

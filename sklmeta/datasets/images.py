@@ -69,7 +69,8 @@ def resize_images(X: ArrayLike | Tensor, size: Any) -> NDArray[Any] | Tensor:
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, numbers.Integral) else size
+    is_side = isinstance(size, numbers.Integral) and not isinstance(size, bool)
+    pair = (size, size) if is_side else size
     if not isinstance(pair, (tuple, list)) or not (
         len(pair) == 2
         and all(isinstance(n, numbers.Integral) and int(n) > 0 for n in pair)

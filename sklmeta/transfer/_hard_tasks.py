@@ -1,8 +1,8 @@
 """Hard-task meta-batches: episodes of what the learner fails at.
 
-After some meta-updates a batch is drawn from those classes that were told apart worst
-in earlier episodes, or, with labels that mean the same in all tasks, from those tasks
-whose query loss was largest. It is algorithm 2 of arXiv:1812.02391, section 4.3.
+After some meta-updates a batch is drawn from those classes of a class pool that were
+told apart worst in earlier episodes, or from those tasks whose query loss was largest.
+It is algorithm 2 of arXiv:1812.02391, section 4.3.
 
 Deviations from the paper
 -------------------------

@@ -19,6 +19,7 @@ Deviations from the paper
   descent with the paper's momentum, 0.9, without its dampening.
 - A new linear head starts at zero, a cosine head at the class means of unit features;
   the paper draws both at random.
+- Weight decay at adaptation is 0 by default, and pulls to the start where it is not.
 - Labels that mean the same in all tasks, and numbers, keep the head that was
   pre-trained: a task without support rows of a class can still predict it.
 - The factor of cosines is 10 whatever the number of classes; the paper's code takes 2

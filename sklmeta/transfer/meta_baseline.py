@@ -84,7 +84,7 @@ class MetaBaselineClassifier(MetaClassifierMixin, PretrainedMetaLearner):
 
     Notes
     -----
-    `pretrain_iter` and the like act in the first `fit` alone: with `warm_start` later
+    `pretrain_iter` and the like act in the first `fit` or `partial_fit` alone: later
     ones go on with meta-training. Ctrl-C in pre-training stops `fit` without a result.
 
     References
