@@ -599,3 +599,29 @@ def test_pickles_are_of_use_without_a_gpu(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_agents_learn_and_act_on_the_gpu():
+    rl = pytest.importorskip("sklmeta.rl")
+    bandits, goals = rl.BernoulliBandits(3), rl.PointGoals(horizon=10)
+    small = {"max_iter": 3, "batch_size": 50, "random_state": 0}
+    cases = [
+        (rl.RL2Agent(n_episodes=5, **small), bandits),
+        (rl.RL2Agent(n_episodes=2, **small), goals),
+        (rl.MAMLAgent(n_episodes=5, **small), goals),
+        (rl.ProMPAgent(n_episodes=5, **small), goals),
+    ]
+    for agent, tasks in cases:
+        agent.fit(tasks)
+        assert next(agent.learner_.parameters()).is_cuda
+        assert np.isfinite(agent.score(tasks.sample(20, random_state=1)))
+        policy = agent.adapt(tasks.sample(1, random_state=2))
+        again = pickle.loads(pickle.dumps(agent))
+        assert not any(p.is_cuda for p in again.learner_.parameters())
+        space = agent.observation_space_
+        rows = np.zeros((3, *space.shape), dtype=space.dtype)
+        np.testing.assert_allclose(
+            policy.predict(rows),
+            again.adapt(tasks.sample(1, random_state=2)).predict(rows),
+            atol=1e-4,
+        )
