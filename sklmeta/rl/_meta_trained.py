@@ -187,7 +187,7 @@ class MetaTrainedAgent(BaseAgent):
             try:
                 return attempt()
             except EnvTaskError as error:
-                is_last = place == MOST_FAILURES - 1
+                is_last = place == MOST_FAILURES - 1 or error.task_name is None
                 if self.env_errors == "raise" or is_last:
                     raise
                 if not source.drop(error.task_name):

@@ -103,9 +103,9 @@ def _steps_since_start(ended: Tensor, valid: Tensor) -> Tensor:
     """Return the place of each step in its episode, (L, B)."""
     count = torch.zeros_like(ended[0], dtype=torch.float32)
     places = []
-    for over in ended:
+    for over, counts in zip(ended, valid, strict=True):
         places.append(count)
-        count = torch.where(over, 0.0, count + 1)
+        count = torch.where(over, 0.0, count + counts)
     return torch.stack(places)
 
 

@@ -172,9 +172,9 @@ class MetaTransferClassifier(MetaClassifierMixin, PretrainedMetaLearner, ANILEst
     -----
     A TaskDistribution has no hard tasks: its tasks are fresh in every batch, and
     `hard_tasks` is not used. `pretrain_iter` and the like act in the first `fit` or
-    `partial_fit` alone; Ctrl-C in pre-training stops `fit` without a result. All weights
-    are frozen in meta-training: `freeze` says which of them are not pre-trained, and all
-    layers have scales and shifts to learn, whatever it says.
+    `partial_fit` alone; Ctrl-C in pre-training stops `fit` without a result. All
+    weights are frozen in meta-training: `freeze` says which of them are not
+    pre-trained, and all layers have scales and shifts to learn, whatever it says.
 
     References
     ----------
