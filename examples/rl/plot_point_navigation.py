@@ -3,7 +3,7 @@
 Goals lie in a square about the start, and only rewards tell where. ProMP is
 meta-trained for half a minute; then it meets goals that it has not seen. The figure
 shows what it earns before and after gradient steps, and where it goes: without a step
-it wanders about, after one from 20 episodes it goes to the goal and stays near.
+it wanders about the start, after one from 20 episodes it wanders about the goal.
 
 Run with `python plot_point_navigation.py --output FILE`; needs sklmeta[rl,plot].
 """
@@ -31,12 +31,12 @@ def main(argv=None):
     agent = ProMPAgent(random_state=0, **(small if options.quick else {"max_iter": 12}))
     agent.fit(goals)
     new = goals.sample(5 if options.quick else 50, random_state=1)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     curve = ReturnCurveDisplay.from_agent(agent, new, name="ProMP", ax=axes[0])
     policies = {"before": agent.adapt(), "after a step": agent.adapt(new[0])}
     for ax, (name, policy) in zip(axes[1:], policies.items(), strict=True):
-        TrajectoryDisplay.from_policy(policy, new[0], ax=ax)
-        ax.set_title(f"{name} (axes in units of the plane)", y=-0.25, fontsize=10)
+        TrajectoryDisplay.from_policy(policy, new[0], n_episodes=1, ax=ax)
+        ax.set_title(f"Where it goes, {name}", y=-0.25, fontsize=10)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=120)
     plt.close(figure)
