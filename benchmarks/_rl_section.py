@@ -57,7 +57,9 @@ def bandits(record: Record) -> str:
     p, found = record["parameters"], record["results"]
     value = found["optimal_value"]
     known = "" if value is None else f" No agent can expect more than {value:.4f}."
-    chosen = ", ".join(f"{name} {number:g}" for name, number in p["ucb1"].items())
+    chosen = ", ".join(
+        f"{name.replace('_', ' ')} {number:g}" for name, number in p["ucb1"].items()
+    )
     text = (
         f"### Bernoulli bandits, {p['arms']} arms, {p['pulls']} pulls\n\n"
         f"Total reward over {p['tests']:,} bandits; UCB1 with {chosen}, chosen on "
@@ -112,7 +114,8 @@ def reaching(record: Record) -> str:
         "observations of 39 numbers with the goal hidden, as the authors have it; "
         f"trials of {p['agent']['n_episodes']} episodes. {_training(record)} "
         f"Meta-World's own evaluation, on {p['official']['goals']} goals after "
-        f"{p['official']['adaptation_episodes']} episodes of adaptation: success "
+        f"{p['official']['adaptation_episodes']} episodes of adaptation, with the "
+        "likeliest actions, which the tables do not take: success "
         f"{100 * official['success']:.0f} %.\n"
     )
     curve = [
