@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklmeta._episodes import scoring_seed, task_seed
-from sklmeta._parameters import check_choice, check_integer, check_positive
+from sklmeta._parameters import check_choice, check_integer, check_positive, shown
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._online import OnlinePolicy
 from sklmeta.rl._spaces import SpaceCode, space_code
@@ -169,7 +169,7 @@ class BaseAgent(BaseEstimator):
             if isinstance(env, gymnasium.Env):
                 copies, envs = 1, pool.of_env(env, seed)
             else:
-                task = as_env_tasks(env)[0]
+                task = _only_task(env)
                 seed = task_seed(task.name, seed)
                 copies = self._n_copies([task], n_episodes)
                 envs = pool.batched([task], seed, CPU, copies)
@@ -399,6 +399,30 @@ class BaseAgent(BaseEstimator):
                 "known."
             )
         return self.adapted_
+
+
+def _only_task(env: Any) -> EnvTask:
+    """Return the task to adapt to.
+
+    Raises
+    ------
+    TypeError
+        If it is a distribution of tasks.
+    ValueError
+        If there are several.
+    """
+    if isinstance(env, EnvTaskDistribution) and not isinstance(env, type):
+        raise TypeError(
+            f"adapt takes one environment, got a distribution, {shown(env)}. Draw a "
+            "task: adapt(tasks.sample(1)[0])."
+        )
+    tasks = as_env_tasks(env)
+    if len(tasks) > 1:
+        raise ValueError(
+            f"adapt takes one environment, got {len(tasks)}. Adapt to each in turn, or "
+            "judge the agent on all: score(tasks), adaptation_curve(tasks)."
+        )
+    return tasks[0]
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

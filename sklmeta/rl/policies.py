@@ -103,10 +103,10 @@ class AdaptedPolicy:
             If `X` has another shape, or numbers that are not finite.
         """
         rows = self._observations(X)
-        mask = torch.ones(1, dtype=torch.bool)
-        state = self._policy.begin_episode(
-            self._adapted_state, mask, self._fresh_generator()
-        )
+        state = self._adapted_state
+        if len(self.returns_):  # the first episode of all needs no word
+            mask = torch.ones(1, dtype=torch.bool)
+            state = self._policy.begin_episode(state, mask, self._fresh_generator())
         states = tree_map(lambda t: t.expand(len(rows), *t.shape[1:]), state)
         decision = self._policy.act(
             states, rows, self._fresh_generator(), deterministic=True

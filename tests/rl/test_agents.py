@@ -182,6 +182,19 @@ def test_environments_of_another_kind_are_refused(agent):
         agent.adapt(BernoulliBandits(5).sample(1, random_state=0)[0])
 
 
+def test_adapt_takes_one_environment(agent):
+    with pytest.raises(ValueError, match="one environment, got 2"):
+        agent.adapt(BANDITS.sample(2, random_state=0))
+    with pytest.raises(TypeError, match="got a distribution"):
+        agent.adapt(BANDITS)
+    assert len(agent.adapt(BANDITS.sample(1, random_state=0), 2).returns_) >= 2
+
+
+def test_before_anything_is_known_predict_is_the_first_action_of_a_trial(agent):
+    policy = agent.adapt()
+    assert policy.predict([0])[0] == policy.act(0, deterministic=True)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_meta_learned_weights_do_not_change(name, task):
     agent = TRAINED[name].fit(BANDITS)
