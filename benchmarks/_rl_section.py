@@ -76,7 +76,20 @@ def processes(record: Record) -> str:
         f"Total reward over {p['tests']:,} processes of 10 states, 5 actions and 10 "
         f"steps an episode. {_training(record)}\n"
     )
-    return "\n".join([text, _totals(record, digits=1), origin(record) + "\n"])
+    curve = [
+        [f"{row['env_steps']:,.0f}", f"{row['drawn']:.1f}", f"{row['likeliest']:.1f}"]
+        for row in _thinned(record["results"]["curve"])
+    ]
+    header = ["environment steps", "total, drawn actions", "likeliest actions"]
+    return "\n".join(
+        [
+            text,
+            _totals(record, digits=1),
+            "RL^2 along meta-training, on validation processes:\n",
+            table(header, curve),
+            origin(record) + "\n",
+        ]
+    )
 
 
 def points(record: Record) -> str:
