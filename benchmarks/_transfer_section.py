@@ -21,17 +21,25 @@ def transfer(record: Record) -> str:
         for name, own in found["parameters"].items()
         if own
     )
+    minutes = ", ".join(
+        f"{name} {seconds / 60:.1f}"
+        for name, seconds in found["seconds"].items()
+        if name not in WITHOUT_TRANSFER
+    )
     parts = [
         "## Transfer (`transfer.py`)\n",
         "Accuracy in % on 5-way episodes, the same for all methods, with 95 % "
         f"intervals over {p['episodes']} of them; 15 query rows a class (10 where 10 "
         "rows are adapted to). Where two columns share a number of rows, the second is "
         "the paired difference to the same network trained from scratch on the few "
-        "rows. All others learned from 1,100 of Omniglot's training characters, turned "
-        f"by quarters, for {p['minutes']:g} minutes each (half of it pre-training, "
-        "where there are two stages); MAML's strided network of 64 filters, queries "
-        "normalised by the support's statistics or running averages. Fine-tuning's "
-        f"step sizes were chosen on the other 100 training characters ({chosen}). "
+        "rows, with a step size of its own and 50 steps. Methods that transfer learned "
+        f"from {p.get('data', '1,100 of Omniglot')}'s training characters, turned by "
+        f"quarters; minutes of training: {minutes}. Those with two stages pre-trained "
+        "for a fixed number of updates, and had less time in all than the others, "
+        "which is to their disadvantage. MAML's strided network of 64 filters, queries "
+        "normalised by the support's statistics or running averages. Step sizes of "
+        f"fine-tuning were chosen on the other 100 training characters ({chosen}), "
+        "those of the other methods were not tuned. "
         "Digits and leaves have 8 x 8 numbers, drawn as pictures.\n",
     ]
     for target, by_shot in found["scores"].items():

@@ -230,7 +230,10 @@ def main(argv: list[str] | None = None) -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     benchmark = Benchmark("transfer", args.seed, args.threads, args.output)
     benchmark.write(
-        parameters={"minutes": args.minutes, "episodes": args.episodes},
+        parameters={
+            key: vars(args)[key]
+            for key in ("data", "minutes", "episodes", "pretrain_iter")
+        },
         results=run(args, functools.partial(print, flush=True)),
     )
 

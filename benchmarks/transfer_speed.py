@@ -7,7 +7,7 @@ Omniglot's characters, one at a time: rows pass the network, and a new linear he
 trained for 100 steps. Then `evaluate` judges prototypical networks on 1,000 episodes of
 100 characters, with 15 query rows a class: it maps each of their 2,000 drawings to
 features once. Beside it every episode's rows pass the network, in the same batches.
-All take turns. Writes ``results/transfer_speed.json``.
+One run of each, one after the other. Writes ``results/transfer_speed.json``.
 """
 
 from __future__ import annotations

@@ -76,10 +76,14 @@ def _remedy(a: tuple[int, ...], b: tuple[int, ...]) -> str:
     if len(a) > 1 and len(b) > 1 and a[:2] != b[:2]:
         return (
             "Bring all images to one size, for example by "
-            f"sklmeta.datasets.resize_images(X, {max(a[:2], b[:2])})."
+            "sklmeta.datasets.resize_images(X, "
+            f"{(max(a[0], b[0]), max(a[1], b[1]))})."
         )
     if len(a) > 1 and len(b) > 1:
-        return "Give all images the same channels: X[..., None] has one channel."
+        return (
+            "Give all images the same channels: np.repeat(X[..., None], 3, axis=-1) "
+            "has three of grey images."
+        )
     return (
         "Give the same features of all; flat images of several sizes as (n, height, "
         "width), brought to one size by sklmeta.datasets.resize_images."

@@ -252,7 +252,7 @@ IMAGES = pool_of([0, 1], (28, 28))
         (
             {"a": IMAGES, "b": pool_of([0, 1], (28, 28, 1))},
             ValueError,
-            r"same channels: X\[\.\.\., None\]",
+            r"same channels: np\.repeat\(X\[\.\.\., None\], 3",
         ),
         (
             {"a": IMAGES, "b": pool_of([0, 1], (784,))},

@@ -273,7 +273,8 @@ def _common_axis(frames: dict[str, pd.DataFrame]) -> str:
     if len(set(axes.values())) > 1 or len(lengths) > 1:
         raise ValueError(
             "Agents in one picture must count the same along adaptation, as many "
-            f"episodes or as many gradient steps; got {axes}."
+            f"episodes or as many gradient steps; got {axes}, of lengths "
+            f"{sorted(lengths)}. n_episodes= gives all the same number of episodes."
         )
     return next(iter(axes.values()))
 

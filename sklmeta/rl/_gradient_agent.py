@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sklmeta._parameters import check_fraction, check_integer, check_positive
+from sklmeta._parameters import (
+    check_fraction,
+    check_integer,
+    check_positive,
+    shown,
+)
 from sklmeta.rl._env_pool import EnvPool
 from sklmeta.rl._inner_loop import Objective, adapted_weights
 from sklmeta.rl._meta_trained import MetaTrainedAgent, Training
@@ -47,6 +52,7 @@ class GradientAgent(MetaTrainedAgent):
 
     _curve_axis: ClassVar[tuple[str, int]] = ("gradient_step", 0)
     _step_size = "inner_lr or outer_lr"
+    _structural_parameters: ClassVar[tuple[str, ...]] = ("hidden_sizes",)
 
     def _inner_objective(self) -> Objective:
         """Return what gradient steps ascend."""
@@ -60,8 +66,13 @@ class GradientAgent(MetaTrainedAgent):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for size in self.hidden_sizes:
-            check_integer("hidden_sizes", size, 1)
+        if not isinstance(self.hidden_sizes, list | tuple):
+            raise TypeError(
+                "hidden_sizes must be a list or tuple of the units of each layer, such "
+                f"as (64, 64), got {shown(self.hidden_sizes)}."
+            )
+        for place, size in enumerate(self.hidden_sizes):
+            check_integer(f"hidden_sizes[{place}]", size, 1)
         check_integer("inner_steps", self.inner_steps, 1)
         for name in ("inner_lr", "outer_lr"):
             check_positive(name, getattr(self, name))

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sklmeta._parameters import (
     check_choice,
     check_integer,
     resolve_device,
+    same_value,
 )
 from sklmeta.exceptions import EnvTaskError, EnvTaskWarning, MetaTrainingError
 from sklmeta.rl._env_pool import EnvPool
@@ -68,6 +69,8 @@ class MetaTrainedAgent(BaseAgent):
 
     # What to lower when meta-training diverges.
     _step_size = "lr"
+    # Built into the learner by the first fit.
+    _structural_parameters: ClassVar[tuple[str, ...]] = ()
 
     def _new_learner(self) -> nn.Module:
         """Return a learner with initial weights, drawn from torch's generator."""
@@ -94,6 +97,9 @@ class MetaTrainedAgent(BaseAgent):
         if self.max_env_steps is not None:
             check_integer("max_env_steps", self.max_env_steps, 1)
         check_choice("env_errors", self.env_errors, ["raise", "warn"])
+        check_choice("warm_start", self.warm_start, [True, False])
+        if not isinstance(self.verbose, bool):
+            check_integer("verbose", self.verbose, 0)
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Meta-train on environments.
@@ -123,20 +129,27 @@ class MetaTrainedAgent(BaseAgent):
             If parameters or tasks are not usable.
         """
         self._check_parameters()
+        before = dict(self.__dict__)
         rng = check_random_state(self.random_state)
         source = task_source(X, rng)
         training = self._begun(source, rng)
+        n_done = len(training.history)
         try:
             with self._pool() as pool:
                 self._train(training, pool, source)
         finally:
-            self._keep(training)
+            if len(training.history) > n_done:
+                self._keep(training)
+            else:  # nothing was learned: what was before stays
+                self.__dict__.clear()
+                self.__dict__.update(before)
         return self
 
     def _begun(self, source: TaskSource, rng: np.random.RandomState) -> Training:
         """Return a new training, or with `warm_start` the last one's next part."""
         device = resolve_device(self.device)
         if self.warm_start and hasattr(self, "learner_"):
+            self._refuse_another_start(source)
             training = deepcopy(self._training)
             training.learner.to(device)
             for group in training.optimizer.param_groups:
@@ -151,9 +164,34 @@ class MetaTrainedAgent(BaseAgent):
         optimizer = self._new_optimizer(learner)
         return Training(learner, optimizer, generator, rng)
 
+    def _refuse_another_start(self, source: TaskSource) -> None:
+        """Refuse to go on with a net of another size, or tasks of other spaces.
+
+        Raises
+        ------
+        ValueError
+            Saying what was fitted.
+        """
+        for name in self._structural_parameters:
+            now, before = getattr(self, name), self._built_with[name]
+            if not same_value(now, before):
+                raise ValueError(
+                    f"{name}={now!r} acts in the first fit, and warm_start=True goes "
+                    f"on with a net of {name}={before!r}. Set it back, or fit anew "
+                    "with warm_start=False."
+                )
+        with self._pool() as pool:
+            spaces = pool.spaces_of(source.draw(1)[0])
+        self._refuse_spaces(*spaces)
+
     def _train(self, training: Training, pool: EnvPool, source: TaskSource) -> None:
         for _ in range(self.max_iter):
-            row = self._next_row(training, pool, source)
+            learned = deepcopy(training.learner.state_dict())
+            try:
+                row = self._next_row(training, pool, source)
+            except BaseException:  # Ctrl-C, too, can come in the middle of an update
+                training.learner.load_state_dict(learned)
+                raise
             training.n_env_steps += int(row["env_steps"])
             row["env_steps"] = training.n_env_steps
             training.history.append(row)
@@ -201,6 +239,7 @@ class MetaTrainedAgent(BaseAgent):
 
     def _keep(self, training: Training) -> None:
         self.learner_ = training.learner
+        self._built_with = {n: getattr(self, n) for n in self._structural_parameters}
         self.history_ = training.history
         self.n_iter_ = len(training.history)
         self.n_env_steps_ = training.n_env_steps

@@ -77,6 +77,21 @@ class SpaceCode:
                 )
         return self.from_env(array)
 
+    def row(self, observation: Any) -> Tensor:
+        """Return one observation given by a user as a tensor (1, *shape).
+
+        Raises
+        ------
+        ValueError
+            Naming the shape or the value that does not fit.
+        """
+        array = np.asarray(observation)
+        if array.shape != self.shape:
+            raise ValueError(
+                f"An observation must have shape {self.shape}, got {array.shape}."
+            )
+        return self.rows(array[None])
+
     def to_env(self, values: Tensor) -> NDArray[Any]:
         """Return a tensor as an environment takes it; a Box's are clipped to it."""
         array = values.detach().cpu().numpy()

@@ -27,8 +27,8 @@ __all__ = ["GymVector", "autoreset_mode", "end_processes"]
 CLOSING_SECONDS = 10.0
 
 WHAT_TO_DO = (
-    "Mend the environment, or leave the task out; agents with env_errors='warn' go on "
-    "without it."
+    "Mend the environment, or leave the task out (fit of meta-trained agents does with "
+    "env_errors='warn')."
 )
 
 

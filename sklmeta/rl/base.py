@@ -379,9 +379,14 @@ class BaseAgent(BaseEstimator):
         return n_episodes
 
     def _refuse_other_spaces(self, envs: Any) -> None:
+        self._refuse_spaces(envs.observation_space, envs.action_space)
+
+    def _refuse_spaces(
+        self, observation: gymnasium.Space, action: gymnasium.Space
+    ) -> None:
         for name, ours, theirs in (
-            ("observation", self.observation_space_, envs.observation_space),
-            ("action", self.action_space_, envs.action_space),
+            ("observation", self.observation_space_, observation),
+            ("action", self.action_space_, action),
         ):
             if ours != theirs:
                 raise ValueError(

@@ -8,10 +8,12 @@ from typing import Any, Self
 import torch
 from gymnasium.spaces import Discrete
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 from sklmeta._parameters import check_integer, check_not_negative
 from sklmeta.rl._bandit_optimum import bayes_optimal_bandit_value
 from sklmeta.rl._bandit_policies import (
+    ArmCounts,
     BayesOptimalPolicy,
     ThompsonPolicy,
     UCB1Policy,
@@ -261,12 +263,12 @@ class BayesOptimalBanditAgent(_BaselineAgent):
     """The policy that earns most in expectation, for small Bernoulli bandits.
 
     It maximises the expected total of `n_episodes` pulls, where arms pay with
-    probabilities from U[0, 1].
+    probabilities from U[0, 1]. Later pulls take the arm with the best posterior mean.
 
     Parameters
     ----------
     n_episodes : int, default=10
-        Pulls of a trial.
+        Pulls of a trial, which the policy plans for.
     deterministic : bool, default=False
         No effect: nothing is drawn.
     vectorization : {"sync", "async"}, default="sync"
@@ -303,9 +305,23 @@ class BayesOptimalBanditAgent(_BaselineAgent):
         return _optimal_policy(self._n_arms, self.n_episodes)
 
 
+class _OptimalPolicy(BayesOptimalPolicy):
+    """Pulls what has the best mean after the last of the pulls that it plans for."""
+
+    def _choose(
+        self, counts: ArmCounts, generator: torch.Generator, deterministic: bool
+    ) -> Tensor:
+        successes, failures = counts
+        chosen = ((successes + 1) / (successes + failures + 2)).argmax(-1)
+        left = (successes + failures).sum(-1) < self.table.n_pulls
+        if left.any():
+            chosen[left] = self.table.best_arm(successes[left], failures[left])
+        return chosen
+
+
 @lru_cache(maxsize=8)
 def _optimal_policy(n_arms: int, n_pulls: int) -> BayesOptimalPolicy:
-    return BayesOptimalPolicy(n_arms, n_pulls)
+    return _OptimalPolicy(n_arms, n_pulls)
 
 
 class PSRLAgent(_BaselineAgent):

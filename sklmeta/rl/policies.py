@@ -133,7 +133,7 @@ class AdaptedPolicy:
         ValueError
             If the observation has another shape, or numbers that are not finite.
         """
-        row = self._observations(np.asarray(observation)[None])
+        row = self._observation.row(observation)
         chosen = self._deterministic if deterministic is None else deterministic
         decision = self._policy.act(self._state, row, self._generator, chosen)
         self._state = decision.state
@@ -166,6 +166,8 @@ class AdaptedPolicy:
         ------
         RuntimeError
             If no action has been chosen since the last call.
+        ValueError
+            If the observation does not fit, or the reward is no finite number.
         """
         if self._pending is None:
             raise RuntimeError(
@@ -176,8 +178,8 @@ class AdaptedPolicy:
         experience = Experience(
             row,
             decision.action,
-            torch.tensor([float(reward)]),
-            self._observations(np.asarray(observation)[None]),
+            torch.tensor([_finite(reward)]),
+            self._observation.row(observation),
             torch.tensor([bool(terminated)]),
             torch.tensor([bool(truncated)]),
         )
@@ -222,3 +224,13 @@ class AdaptedPolicy:
         self.__dict__.update(state)
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
+
+
+def _finite(reward: float) -> float:
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not np.isfinite(value):
+        raise ValueError(f"The reward must be a finite number, got {reward!r}.")
+    return value

@@ -47,6 +47,8 @@ def record_video(
 
     Raises
     ------
+    ValueError
+        If the environment does not draw itself.
     gymnasium.error.DependencyNotInstalled
         If moviepy is not installed.
 
@@ -56,7 +58,14 @@ def record_video(
     Without a screen, set ``MUJOCO_GL`` to ``egl`` or ``osmesa`` before it is imported.
     """
     check_integer("n_episodes", n_episodes, 1)
-    made = as_env_tasks(task)[0].make_env(render_mode="rgb_array")
+    chosen = as_env_tasks(task)[0]
+    try:
+        made = chosen.make_env(render_mode="rgb_array")
+    except TypeError as error:
+        raise ValueError(
+            f"The environment of {chosen} does not take render_mode='rgb_array', so "
+            f"that it cannot be filmed: {error}."
+        ) from error
     env = RecordVideo(
         made,
         str(folder),

@@ -160,6 +160,8 @@ class RL2Agent(OnlineAgent, MetaTrainedAgent):
     (1,)
     """
 
+    _structural_parameters = ("hidden_size", "head_size")
+
     def __init__(
         self,
         *,

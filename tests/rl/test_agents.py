@@ -15,7 +15,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 
-from sklmeta.exceptions import MetaTrainingError
+from sklmeta.exceptions import EnvTaskError, MetaTrainingError
 from sklmeta.rl import (
     BayesOptimalBanditAgent,
     BernoulliBandits,
@@ -228,6 +228,48 @@ def test_warm_start_goes_on_in_a_copy(name, task):
     assert again.n_iter_ == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("RL2", {"hidden_size": 4}),
+        ("RL2", {"head_size": 4}),
+        ("ProMP", {"hidden_sizes": (4,)}),
+    ],
+)
+def test_a_warm_start_refuses_another_net(name, changed):
+    agent = clone(TRAINED[name]).set_params(warm_start=True, max_iter=1).fit(BANDITS)
+    with pytest.raises(ValueError, match=f"{next(iter(changed))}=.* acts in the first"):
+        agent.set_params(**changed).fit(BANDITS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_warm_start_refuses_other_spaces(name):
+    agent = clone(TRAINED[name]).set_params(warm_start=True, max_iter=1).fit(BANDITS)
+    with pytest.raises(ValueError, match="space of the environment is"):
+        agent.fit(PointGoals(horizon=3))
+    assert agent.n_iter_ == 1
+
+
+def test_hidden_sizes_are_a_sequence():
+    with pytest.raises(TypeError, match="hidden_sizes must be a list or tuple"):
+        MAMLAgent(hidden_sizes=8).fit(PointGoals())
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, None, "much"])
+def test_rewards_that_are_no_numbers_are_refused(agent, task, reward):
+    policy = agent.adapt()
+    policy.act(0)
+    with pytest.raises(ValueError, match="reward must be a finite number"):
+        policy.observe(0, reward, True, False)
+
+
+def test_one_observation_has_the_shape_of_the_space():
+    policy = TRAINED["ProMP"].fit(PointGoals(horizon=3)).adapt()
+    with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(1, 2\)"):
+        policy.act([[0.0, 0.0]])
+    TRAINED["ProMP"].fit(BANDITS)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_env_steps_end_training(name):
     agent = clone(TRAINED[name]).set_params(max_iter=50, max_env_steps=1)
@@ -264,6 +306,8 @@ def test_boxes_too(name, family):
         ("vectorization", "threads", ValueError),
         ("step_timeout", 3.0, ValueError),
         ("max_env_steps", 0, ValueError),
+        ("warm_start", "no", ValueError),
+        ("verbose", "x", TypeError),
     ],
 )
 def test_parameters_are_checked(name, parameter, value, error):
@@ -272,11 +316,35 @@ def test_parameters_are_checked(name, parameter, value, error):
         agent.fit(BANDITS)
 
 
-def test_divergence_is_named_and_the_policy_kept(monkeypatch):
-    agent = clone(TRAINED["RL2"]).set_params(lr=1e30, max_iter=5)
+def test_divergence_is_named_and_what_was_learned_is_kept():
+    agent = clone(TRAINED["RL2"]).set_params(warm_start=True).fit(BANDITS)
+    before, score = weights(agent), agent.score(BANDITS)
+    agent.set_params(lr=1e30, max_iter=20)
     with pytest.raises((MetaTrainingError, ValueError), match=r"diverged.*Lower lr"):
         agent.fit(BANDITS)
-    assert hasattr(agent, "learner_")
+    assert all(torch.isfinite(w).all() for w in weights(agent))
+    assert len(before) == len(weights(agent)) and np.isfinite(score)
+    fresh = clone(TRAINED["RL2"]).set_params(lr=1e30, max_iter=1)
+    with pytest.raises(MetaTrainingError):
+        fresh.fit(BANDITS)
+    with pytest.raises(NotFittedError):
+        fresh.score(BANDITS)
+
+
+def test_a_fit_that_learns_nothing_leaves_what_was_before():
+    agent = clone(TRAINED["RL2"]).fit(BANDITS)
+    tasks = BANDITS.sample(20, random_state=0)
+    score = agent.score(tasks)
+    broken = EnvTask(BANDITS.sample(1)[0].env_fn, {"probabilities": [2.0]})
+    with pytest.raises(EnvTaskError):
+        agent.fit([broken])
+    assert agent.score(tasks) == score and agent.n_iter_ == 2
+
+
+def test_the_optimal_agent_goes_on_after_its_last_pull():
+    agent = BayesOptimalBanditAgent(n_episodes=3).fit(BANDITS)
+    policy = agent.adapt(BANDITS.sample(1, random_state=0)[0], n_episodes=8)
+    assert policy.returns_.shape == (8,) and policy.predict([0])[0] in range(3)
 
 
 def test_a_grid_search_over_a_list_of_environments():
